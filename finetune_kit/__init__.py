@@ -1,0 +1,1 @@
+"""Transfer learning for image classification that measures before it trains."""

@@ -1,0 +1,190 @@
+"""From a source to `ImageData`: list, decode once, leave out the bad, split."""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from finetune_kit import checks
+from finetune_kit.data import arrays, audit, folder, listing, manifest, splits, store, types
+
+TFDS_PREFIX = "tfds:"
+_TFDS_NAME = re.compile(r"[a-z]\w*(/[\w.+-]+)*(:\d+\.\d+\.\d+|:[\d*.]+)?", re.ASCII)
+
+
+def check_source(source: str, data_dir: str | None = None) -> None:
+    """Finds in milliseconds, without TensorFlow, whether a source can be a source.
+
+    Args:
+        source: A folder, a `.csv` manifest, or `tfds:NAME`.
+        data_dir: Where TFDS keeps its data sets.
+
+    Raises:
+        DataError: The path does not exist, cannot be read, or has the wrong shape.
+    """
+    with _readable():
+        if source.startswith(TFDS_PREFIX):
+            _check_tfds(source, data_dir)
+        elif _is_manifest(source):
+            manifest.check_manifest(source)
+        else:
+            folder.check_folder(source)
+
+
+def load(
+    source: "str | os.PathLike[str] | arrays.Arrays",
+    *,
+    image_size: int,
+    data_dir: str | None = None,
+    seed: int = 0,
+    per_class: int = 0,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.15,
+    max_bad_fraction: float = 0.01,
+    cache_mb: int = 2048,
+    progress: audit.Progress | None = None,
+) -> types.ImageData:
+    """Lists, decodes once and splits the images of a source.
+
+    Args:
+        source: A folder, a `.csv` manifest, `tfds:NAME`, or `Arrays`.
+        image_size: Side in pixels to which images are brought.
+        data_dir: Where TFDS keeps its data sets.
+        seed: Decides, with the names alone, who is in which split.
+        per_class: The whole label budget a class, validation included; 0 uses every image.
+        test_fraction: Share in (0, 1) to score on, where the source has no test split.
+        validation_fraction: Share in (0, 1) to choose by, where the source has none.
+        max_bad_fraction: Largest share in [0, 1] of images that may be left out.
+        cache_mb: Largest size in MiB of the decoded images that are kept in memory.
+        progress: Called with the number of images that were decoded since the last call.
+
+    Raises:
+        ConfigError: An argument out of its range.
+        DataError: The source cannot be used; one line that says why.
+    """
+    _check_arguments(image_size, per_class, test_fraction, validation_fraction, max_bad_fraction)
+    began = time.perf_counter()
+    name = "arrays" if isinstance(source, arrays.Arrays) else os.fspath(source)
+    found = _list(source, data_dir)
+    listing.check(found, name)
+    decoded = audit.decode_all(found, image_size, cache_mb=cache_mb, progress=progress)
+    audit.refuse_bad(decoded.bad, len(found), max_bad_fraction)
+    audit.refuse_unseen(found, decoded.good)
+    everything = _everything(found, decoded, image_size)
+    images = splits.Images(
+        everything.labels,
+        everything.names,
+        [found.splits[i] for i in everything.indices],
+        found.classes,
+    )
+    shares = {"test": test_fraction} | ({} if per_class else {"validation": validation_fraction})
+    division = splits.divide(images, shares, seed=seed)
+    if per_class:
+        division = splits.budget(images, division, seed=seed, per_class=per_class)
+    parts = {split: everything.take(positions) for split, positions in division.parts.items()}
+    return types.ImageData(
+        name=name,
+        class_names=found.classes,
+        train=parts["train"],
+        validation=parts.get("validation"),
+        test=parts.get("test"),
+        folds=division.folds,
+        image_size=image_size,
+        fingerprint=audit.fingerprint(found, decoded.digests),
+        audit=_audit(found, decoded, everything, division, began=began),
+    )
+
+
+def _check_arguments(
+    image_size: int,
+    per_class: int,
+    test_fraction: float,
+    validation_fraction: float,
+    max_bad_fraction: float,
+) -> None:
+    checks.in_range("image_size", image_size, 1)
+    checks.in_range("per_class", per_class, 0)
+    checks.in_range("max_bad_fraction", max_bad_fraction, 0, 1)
+    for name, share in (
+        ("test_fraction", test_fraction),
+        ("validation_fraction", validation_fraction),
+        ("test_fraction + validation_fraction", test_fraction + validation_fraction),
+    ):
+        checks.in_range(name, share, 0.001, 0.999)
+
+
+def _list(
+    source: "str | os.PathLike[str] | arrays.Arrays", data_dir: str | None
+) -> listing.Listing:
+    if isinstance(source, arrays.Arrays):
+        return arrays.list_arrays(source)
+    text = os.fspath(source)
+    check_source(text, data_dir)
+    with _readable():
+        if text.startswith(TFDS_PREFIX):
+            # TensorFlow Datasets takes seconds to import.
+            from finetune_kit.data import tfds
+
+            return tfds.list_tfds(text.removeprefix(TFDS_PREFIX), data_dir)
+        return manifest.list_manifest(text) if _is_manifest(text) else folder.list_folder(text)
+
+
+def _everything(found: listing.Listing, decoded: audit.Decoded, image_size: int) -> types.Split:
+    """Returns all images that can be decoded, as one split."""
+    index = {name: position for position, name in enumerate(found.classes)}
+    return types.Split(
+        store=store.PixelStore(found.reader, image_size, cache=decoded.cache),
+        indices=np.arange(len(found)),
+        labels=np.array([index[label] for label in found.labels], np.int64),
+        names=found.names,
+    ).take(decoded.good)
+
+
+def _audit(
+    found: listing.Listing,
+    decoded: audit.Decoded,
+    everything: types.Split,
+    division: splits.Division,
+    *,
+    began: float,
+) -> types.Audit:
+    digests = [decoded.digests[i] for i in everything.indices]
+    copies = audit.copies(digests, everything.labels, everything.names, division.parts)
+    return types.Audit(
+        listed=len(found),
+        decoded=len(everything),
+        bad=decoded.bad,
+        ignored=found.ignored,
+        seconds=time.perf_counter() - began,
+        warnings=(*audit.left_out(found.ignored), *copies, *division.warnings),
+        median_side=decoded.median_side,
+    )
+
+
+def _is_manifest(source: str) -> bool:
+    return source.casefold().endswith(manifest.SUFFIX) and os.path.isfile(source)
+
+
+def _check_tfds(source: str, data_dir: str | None) -> None:
+    if not _TFDS_NAME.fullmatch(source.removeprefix(TFDS_PREFIX)):
+        raise checks.DataError(
+            "tfds: needs the name of a data set, with a config and a version if wanted, as in "
+            f"tfds:beans or tfds:name/config:1.0.0. Received: data={source!r}"
+        )
+    if data_dir and not os.path.isdir(data_dir):
+        raise checks.DataError(
+            f"--data_dir needs a folder. Received: data_dir={data_dir!r}, which is none."
+        )
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise checks.DataError(
+            f"--data must be readable. Received: {error.filename!r}, {error.strerror}"
+        ) from error

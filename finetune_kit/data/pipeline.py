@@ -1,0 +1,152 @@
+"""From a split to batches: order, pixels, augmentation, one tf.data stream over all epochs.
+
+    indices of an epoch -> batches of indices -> uint8 pixels -> augmented float32 -> prefetch
+
+Batches of indices come first, so that an augmentation is one call a batch; decoded pixels are
+cached before anything random, so that no epoch repeats another.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from finetune_kit import checks
+from finetune_kit.data import augment, levels, order, types
+
+SAMPLINGS = ("natural", "balanced")
+AHEAD = 2  # batches that wait for the device: one in use, one in reserve
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Returns the batches of an epoch of n images; the last one may be smaller."""
+    return math.ceil(n / batch_size)
+
+
+def batches(
+    split: types.Split,
+    *,
+    num_classes: int,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    first_epoch: int = 0,
+    first_step: int = 0,
+    augmentation: str = "none",
+    sampling: str = "natural",
+    class_weights: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """Returns the training batches of epochs `first_epoch` to `epochs` - 1 as one stream.
+
+    The order is a function of (seed, epoch), an image's view of (seed, epoch, its place in the
+    split): the stream from (epoch, step) is the tail of the stream from the start.
+
+    Args:
+        split: n images.
+        num_classes: C.
+        batch_size: Images a batch; a batch never crosses an epoch.
+        seed: Any integer.
+        epochs: End of the last epoch, counted from 0.
+        first_epoch: Epoch to start with.
+        first_step: Batches of `first_epoch` to leave out.
+        augmentation: A level of `levels.LEVELS`.
+        sampling: "natural" sees each image once an epoch, "balanced" each class equally often.
+        class_weights: float32 [C], adds a weight for each image to the batch.
+
+    Returns:
+        Images float32 [b, s, s, 3] in [0, 255], labels float32 [b, C] that sum to 1, and with
+        `class_weights` weights float32 [b].
+
+    Raises:
+        ConfigError: An unknown level or sampling, or a batch size below 1.
+    """
+    checks.one_of("augment", augmentation, levels.LEVELS)
+    checks.one_of("sampling", sampling, SAMPLINGS)
+    checks.in_range("batch_size", batch_size, 1)
+    read = _reader(split, seed=seed)
+
+    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+        places = _numpy(
+            lambda e: _places(split, sampling, seed=seed, epoch=int(e)), [epoch], tf.int64
+        )
+        places.set_shape([None, 2])
+        chunks = tf.data.Dataset.from_tensor_slices(places).batch(batch_size)
+        return chunks.map(lambda chunk: (epoch, chunk))
+
+    def batch(epoch: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pixels, labels, draws = read(epoch, places)
+        targets = tf.one_hot(labels, num_classes)
+        images, targets = augment.apply(pixels, targets, draws, levels.LEVELS[augmentation])
+        if class_weights is None:
+            return images, targets
+        # A mixed image weighs what its parts weigh.
+        return images, targets, tf.linalg.matvec(targets, class_weights)
+
+    stream = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches).skip(first_step)
+    return _mapped(stream, batch)
+
+
+def evaluation_batches(split: types.Split, *, batch_size: int = 64) -> tf.data.Dataset:
+    """Returns images alone, float32 [b, s, s, 3] in [0, 255], in order, each exactly once.
+
+    Args:
+        split: n images.
+        batch_size: Images a batch; the last one may be smaller.
+
+    Raises:
+        ConfigError: A batch size below 1.
+    """
+    checks.in_range("batch_size", batch_size, 1)
+    side = split.store.size
+
+    def batch(positions: tf.Tensor) -> tf.Tensor:
+        pixels = _numpy(lambda c: split.store.batch(split.indices[c]), [positions], tf.uint8)
+        pixels.set_shape([None, side, side, 3])
+        return tf.cast(pixels, tf.float32)
+
+    chunks = tf.data.Dataset.range(len(split)).batch(batch_size)
+    return _mapped(chunks, batch)
+
+
+def _places(split: types.Split, sampling: str, *, seed: int, epoch: int) -> np.ndarray:
+    """Returns (position, occurrence) of an epoch's images in their order, int64 [n, 2]."""
+    if sampling == "balanced":
+        positions = order.balanced_order(split.labels, seed=seed, epoch=epoch)
+    else:
+        positions = order.epoch_order(len(split), seed=seed, epoch=epoch)
+    return np.stack([positions, order.occurrences(positions)], axis=1)
+
+
+def _reader(
+    split: types.Split, *, seed: int
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]:
+    """Returns a function from (epoch, places) to pixels, labels and draws, as tensors."""
+
+    def numbers(epoch: np.int64, places: np.ndarray) -> tuple[np.ndarray, ...]:
+        positions, occurrence = places.T
+        # An image that comes again in the epoch gets another view.
+        keys = positions + len(split) * occurrence
+        draws = order.uniforms(seed, int(epoch), keys, augment.DRAWS)
+        return split.store.batch(split.indices[positions]), split.labels[positions], draws
+
+    def read(epoch: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        kinds = (tf.uint8, tf.int64, tf.float32)
+        pixels, labels, draws = _numpy(numbers, [epoch, places], kinds)
+        pixels.set_shape([None, split.store.size, split.store.size, 3])
+        labels.set_shape([None])
+        draws.set_shape([None, augment.DRAWS])
+        return pixels, labels, draws
+
+    return read
+
+
+def _mapped(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    parallel = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return parallel.prefetch(AHEAD)
+
+
+def _numpy(function: Callable[..., Any], inputs: list[tf.Tensor], kinds: Any) -> Any:
+    # Pure functions: declared stateful, they would run one at a time under op determinism.
+    return tf.numpy_function(function, inputs, kinds, stateful=False)

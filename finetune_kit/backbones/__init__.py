@@ -1,0 +1,20 @@
+"""Pretrained networks behind one type: preprocessing, stages by depth, the bundled network."""
+
+from finetune_kit import lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "Backbone": "types",
+        "Classifier": "classifier",
+        "SourceCard": "card",
+        "Stage": "types",
+        "attach_head": "classifier",
+        "card": "card",
+        "catalogue": "catalogue",
+        "find_stages": "stages",
+        "flops": "flops",
+        "load": "loading",
+        "network": "network",
+    },
+)

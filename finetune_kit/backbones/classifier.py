@@ -1,0 +1,101 @@
+"""A backbone with a head for new classes."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import keras
+
+from finetune_kit import checks
+from finetune_kit.backbones import types
+
+HEAD = "head"
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A backbone, average pooling and a dense head, sharing their variables in three views.
+
+    Attributes:
+        backbone: The pretrained network.
+        model: float32 [b, s, s, 3] in [0, 255] to logits float32 [b, C].
+        features: The same input to pooled features float32 [b, d].
+        head: The dense layer from features to logits, named `head`.
+    """
+
+    backbone: types.Backbone
+    model: keras.Model
+    features: keras.Model
+    head: keras.layers.Dense
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the stages from input to output, then `head`."""
+        return (*(stage.name for stage in self.backbone.stages), HEAD)
+
+    def layers_of(self, group: str) -> list[keras.layers.Layer]:
+        """Returns the leaf layers of a stage or of the head.
+
+        Raises:
+            ConfigError: No such group.
+        """
+        checks.one_of("group", group, self.groups)
+        if group == HEAD:
+            return [self.head]
+        stage = next(stage for stage in self.backbone.stages if stage.name == group)
+        return [
+            leaf for name in stage.layers for leaf in _leaves(self.backbone.model.get_layer(name))
+        ]
+
+    def predictor(self) -> keras.Model:
+        """Returns the model that is saved: raw images of any size to probabilities.
+
+        float32 [b, h, w, 3] in [0, 255] to float32 [b, C] that sum to 1. It resizes as the kit's
+        decoder does, holds Keras' own layers alone and was never compiled, so it loads wherever
+        Keras is installed.
+        """
+        size = self.backbone.image_size
+        raw = keras.Input((None, None, 3), name="image", dtype="float32")
+        resized = keras.layers.Resizing(size, size, antialias=True, name="resize", dtype="float32")
+        pixels = keras.ops.round(resized(raw))
+        softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
+        return keras.Model(raw, softmax(self.model(pixels)), name="classifier")
+
+
+def attach_head(
+    backbone: types.Backbone, num_classes: int, *, dropout: float = 0.0, seed: int = 0
+) -> Classifier:
+    """Returns the backbone with global average pooling and a fresh dense head.
+
+    Args:
+        backbone: The pretrained network.
+        num_classes: C, at least 2.
+        dropout: Share of features in [0, 1) that the head does not see in training.
+        seed: Draws the head's weights (Glorot & Bengio, 2010, section 4.2.1) and the dropout.
+
+    Raises:
+        ConfigError: A value out of range.
+    """
+    checks.in_range("num_classes", num_classes, 2)
+    checks.in_range("dropout", dropout, 0.0, 1.0, open_high=True)
+    pool = keras.layers.GlobalAveragePooling2D(name="pooled_features", dtype="float32")
+    features = pool(backbone.model.output)
+    head = keras.layers.Dense(
+        num_classes,
+        name=HEAD,
+        dtype="float32",
+        kernel_initializer=keras.initializers.GlorotUniform(seed=seed),
+    )
+    x = features
+    if dropout:
+        x = keras.layers.Dropout(dropout, seed=seed, name="head_dropout", dtype="float32")(x)
+    inputs = backbone.model.inputs
+    return Classifier(backbone, keras.Model(inputs, head(x)), keras.Model(inputs, features), head)
+
+
+def _leaves(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yields the layers below a layer that own variables or have no layers of their own."""
+    children = list(layer._layers)
+    if not children or layer._trainable_variables or layer._non_trainable_variables:
+        yield layer
+    for child in children:
+        yield from _leaves(child)

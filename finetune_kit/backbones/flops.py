@@ -1,0 +1,34 @@
+"""Floating-point operations of a forward pass, from the shapes of the graph."""
+
+import math
+from typing import Any
+
+import keras
+
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+
+
+def flops(layer: Any) -> int:
+    """Returns the operations of one layer for one image; a multiply-add counts as two.
+
+    Convolutions, depthwise and separable convolutions and dense layers are counted, as is usual
+    (He et al., 2016, table 1, counts their multiply-adds once); everything else is small beside
+    them and counts as zero.
+    """
+    if isinstance(layer, keras.layers.SeparableConv2D):
+        positions = _positions(layer.output)
+        depthwise, pointwise = layer.depthwise_kernel.shape, layer.pointwise_kernel.shape
+        return 2 * positions * (math.prod(depthwise) + math.prod(pointwise))
+    if isinstance(layer, (*DEPTHWISE, *CONVOLUTIONS)):
+        # A kernel [k, k, in / groups, out] (depthwise: [k, k, in, multiplier]) is used once at
+        # every output position.
+        return 2 * _positions(layer.output) * math.prod(layer.kernel.shape)
+    if isinstance(layer, keras.layers.Dense):
+        return 2 * _positions(layer.output) * math.prod(layer.kernel.shape)
+    return 0
+
+
+def _positions(tensor: Any) -> int:
+    """Returns the number of positions of a tensor [b, ..., c]."""
+    return math.prod(int(n) for n in tensor.shape[1:-1])

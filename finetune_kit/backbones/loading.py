@@ -1,0 +1,194 @@
+"""Backbones by name: preprocessing bound to them, weights checked, stages found."""
+
+import contextlib
+import inspect
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from finetune_kit import checks
+from finetune_kit.backbones import card, catalogue, network, stages, types, weights
+
+BUNDLED_FILES = pathlib.Path(__file__).parent / "bundled"
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# Means and deviations of ImageNet's training images, as keras.applications applies them.
+CAFFE_MEANS_BGR = (103.939, 116.779, 123.68)
+TORCH_MEANS = (0.485, 0.456, 0.406)
+TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
+
+
+def load(
+    name: str,
+    *,
+    image_size: int = 0,
+    weights: str = "",
+    arguments: Mapping[str, Any] | None = None,
+    precision: str = "float32",
+    seed: int = 0,
+) -> types.Backbone:
+    """Returns a network from raw pixels to features, with its weights and its stages.
+
+    Args:
+        name: "bundled" or a constructor of `keras.applications`, in either spelling.
+        image_size: Side of the input in pixels; 0 is the network's default.
+        weights: "imagenet", "none" (random), a `.weights.h5` or legacy `.h5` file; "" is the
+            bundled file for the bundled network and "imagenet" for the others.
+        arguments: Arguments of the constructor, such as `{"alpha": 0.25}`. The width of a
+            MobileNet is otherwise read from the shapes in the weights file.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16".
+        seed: Draws random weights.
+
+    Raises:
+        ConfigError: An unknown name, precision or argument, or an image below the minimum size.
+        WeightsError: The file is missing, damaged or made for another network, or the ImageNet
+            weights cannot be downloaded.
+    """
+    checks.one_of("precision", precision, PRECISIONS)
+    name = catalogue.canonical(name)
+    size = catalogue.image_size(name, image_size)
+    with _policy(precision):
+        keras.utils.set_random_seed(seed)
+        if name == catalogue.BUNDLED:
+            model, source = _bundled(size, weights, dict(arguments or {}))
+            source_classes = None
+        else:
+            model, source, source_classes = _application(
+                name, size, weights or "imagenet", dict(arguments or {})
+            )
+    return types.Backbone(
+        name=name,
+        model=model,
+        stages=stages.find_stages(model),
+        image_size=size,
+        weights=source,
+        source_classes=source_classes,
+        card=card.read(BUNDLED_FILES) if source == catalogue.BUNDLED else None,
+    )
+
+
+def preprocess(pixels: Any, mode: str) -> Any:
+    """Returns pixels float32 [b, s, s, 3] in [0, 255] as a network wants them, as Keras layers.
+
+    Args:
+        pixels: Symbolic or eager tensor.
+        mode: One of `catalogue.PREPROCESSING`; equals `keras.applications.*.preprocess_input`.
+    """
+    if mode == "tf":
+        return keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
+    if mode == "caffe":
+        bgr = keras.ops.flip(pixels, axis=-1)
+        return keras.layers.Rescaling(1.0, offset=[-mean for mean in CAFFE_MEANS_BGR])(bgr)
+    if mode == "torch":
+        scale = [1 / (255 * deviation) for deviation in TORCH_DEVIATIONS]
+        offset = [-m / d for m, d in zip(TORCH_MEANS, TORCH_DEVIATIONS, strict=True)]
+        return keras.layers.Rescaling(scale, offset=offset)(pixels)
+    return pixels
+
+
+def _bundled(size: int, source: str, arguments: dict[str, Any]) -> tuple[keras.Model, str]:
+    if arguments:
+        raise checks.ConfigError(
+            "The bundled backbone takes no arguments. " + checks.received(backbone_args=arguments)
+        )
+    if size > network.MAX_SIZE:
+        raise checks.ConfigError(
+            f"The bundled backbone takes images of {network.MIN_SIZE} to {network.MAX_SIZE} px. "
+            + checks.received(image_size=size)
+        )
+    model = network.build(size)
+    if source == "imagenet":
+        raise checks.WeightsError(
+            "The bundled backbone has no ImageNet weights. Received: weights='imagenet'. Leave "
+            "--weights out, or choose another --backbone."
+        )
+    if source != "none":
+        path = source or os.fspath(BUNDLED_FILES / "bundled.weights.h5")
+        weights.read_shapes(path)
+        weights.load_weights(model, path)
+    return model, source or catalogue.BUNDLED
+
+
+def _application(
+    name: str, size: int, source: str, arguments: dict[str, Any]
+) -> tuple[keras.Model, str, int | None]:
+    """Returns (model, weights, classes of the head in the weights file)."""
+    entry = catalogue.entry(name)
+    if source in ("none", "imagenet"):
+        try:
+            model = _construct(entry, size, arguments, None if source == "none" else source)
+        except checks.KitError:
+            raise
+        except Exception as error:  # Keras raises a bare Exception when a download fails
+            if source == "none":
+                raise checks.ConfigError(
+                    f"{entry.constructor} cannot be built. Received: image_size={size}, "
+                    f"{arguments}, {' '.join(str(error).split())[:200]}"
+                ) from error
+            raise checks.WeightsError(weights.download_advice(error, entry.constructor)) from error
+        return model, source, 1000 if source == "imagenet" else None
+    found = weights.read_shapes(source)
+    model, rest = _fitting(entry, size, arguments, found, source)
+    weights.load_weights(model, source)
+    return model, source, rest[-1][-1] if rest else None
+
+
+def _fitting(
+    entry: catalogue.Entry,
+    size: int,
+    arguments: dict[str, Any],
+    found: weights.FileShapes,
+    source: str,
+) -> tuple[keras.Model, list[tuple[int, ...]]]:
+    """Returns the network whose kernels are all in the file, and the kernels it does not use."""
+    constructor = getattr(keras.applications, entry.constructor)
+    takes_alpha = "alpha" in inspect.signature(constructor).parameters
+    candidates = [arguments]
+    if takes_alpha and "alpha" not in arguments:
+        candidates = [{**arguments, "alpha": alpha} for alpha in weights.alphas_by_stem(found)]
+    for candidate in candidates:
+        model = _construct(entry, size, candidate, None)
+        rest = weights.leftover([w.shape for w in model.weights if len(w.shape) >= 2], found)
+        if rest is not None:
+            return model, rest
+    widths = " of any width" if len(candidates) > 1 else ""
+    raise checks.WeightsError(
+        f"The weights must be those of {entry.constructor}{widths}. Received: {source!r}, whose "
+        f"{len(found.kernels)} kernels do not fit {arguments or 'its defaults'}."
+    )
+
+
+def _construct(
+    entry: catalogue.Entry, size: int, arguments: dict[str, Any], source: str | None
+) -> keras.Model:
+    constructor = getattr(keras.applications, entry.constructor)
+    allowed = inspect.signature(constructor).parameters
+    for argument in arguments:
+        checks.one_of("backbone_args", argument, allowed)
+    pixels = keras.Input((size, size, 3), name="pixels")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sizes other than 224 are what we want
+            return constructor(
+                **{"include_top": False, "weights": source, **arguments},
+                input_tensor=preprocess(pixels, entry.preprocessing),
+            )
+    except (ValueError, TypeError) as error:
+        raise checks.ConfigError(
+            f"{entry.constructor} cannot be built so. Received: image_size={size}, "
+            f"{arguments or 'no arguments'}: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _policy(precision: str) -> Iterator[None]:
+    """Sets Keras' global dtype policy for the layers that are made inside."""
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)

@@ -1,0 +1,100 @@
+"""Stages by depth, found from the graph of any functional model."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+
+from finetune_kit.backbones import types
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """One operation in topological order and whether its output is a cut of the graph."""
+
+    operation: Any
+    output: Any
+    is_cut: bool
+
+
+def find_stages(model: keras.Model) -> tuple[types.Stage, ...]:
+    """Returns the stages of a functional model with one input and one output.
+
+    A tensor is a cut (an articulation point) if every path from input to output passes it. Cuts
+    are grouped by how often the side has been halved at them; a stage ends at the last cut of its
+    group, so it holds whole blocks, and every layer is in exactly one stage. Resolutions without a
+    cut of their own, as where branches of different resolution run side by side, join the next.
+
+    Returns:
+        `stem`, `stage_1`, … from input to output.
+    """
+    steps = _steps(model)
+    side = int(model.inputs[0].shape[1])
+    ends: dict[int, int] = {}  # halvings to position of the last cut
+    for position, step in enumerate(steps):
+        if step.is_cut and len(step.output.shape) == 4:
+            ends[_halvings(side, step.output)] = position
+    borders = _merge(sorted({*ends.values(), len(steps) - 1}), steps)
+    stages, start = [], 0
+    for i, end in enumerate(borders):
+        own = steps[start : end + 1]
+        stages.append(
+            types.Stage(
+                name="stem" if i == 0 else f"stage_{i}",
+                layers=tuple(
+                    s.operation.name for s in own if isinstance(s.operation, keras.layers.Layer)
+                ),
+                output=steps[end].output,
+                divisor=2 ** _halvings(side, steps[end].output),
+            )
+        )
+        start = end + 1
+    return tuple(stages)
+
+
+def _steps(model: keras.Model) -> list[_Step]:
+    """Returns the operations in topological order, with the cuts marked by a liveness sweep."""
+    nodes = [
+        node
+        for depth in sorted(model._nodes_by_depth, reverse=True)
+        for node in model._nodes_by_depth[depth]
+    ]
+    last_use = {id(tensor): len(nodes) for tensor in model.outputs}
+    for position, node in enumerate(nodes):
+        for tensor in node.input_tensors:
+            last_use[id(tensor)] = max(last_use.get(id(tensor), -1), position)
+    live: set[int] = set()
+    steps = []
+    for position, node in enumerate(nodes):
+        live |= {id(tensor) for tensor in node.outputs}
+        live = {key for key in live if last_use.get(key, -1) > position}
+        output = node.outputs[0]
+        # A padded tensor is the same features with a border that belongs to the next convolution.
+        is_cut = live == {id(output)} and not isinstance(node.operation, keras.layers.ZeroPadding2D)
+        steps.append(_Step(node.operation, output, is_cut))
+    return steps
+
+
+def _halvings(side: int, tensor: Any) -> int:
+    return max(0, round(math.log2(side / max(1, int(tensor.shape[1])))))
+
+
+def _merge(borders: list[int], steps: list[_Step]) -> list[int]:
+    """Returns the ends of the stages, without those in which nothing could train.
+
+    Preprocessing joins the first stage, pooling or padding at the end the last one.
+    """
+    kept: list[int] = []
+    start = 0
+    for end in borders:
+        if _can_train(steps[start : end + 1]):
+            kept.append(end)
+            start = end + 1
+        elif end == len(steps) - 1 and kept:
+            kept[-1] = end
+    return kept or borders[-1:]
+
+
+def _can_train(steps: list[_Step]) -> bool:
+    return any(getattr(step.operation, "trainable_weights", None) for step in steps)

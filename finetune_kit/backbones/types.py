@@ -1,0 +1,49 @@
+"""A pretrained network behind one type."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+
+    from finetune_kit.backbones.card import SourceCard
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Layers of one depth.
+
+    Attributes:
+        name: `stem`, `stage_1`, … in the order of depth.
+        layers: Names of the layers of the flat graph that belong to it.
+        output: The single tensor at its end, float [b, h, w, c].
+        divisor: Input side divided by the side of `output`, rounded to a power of two.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    output: Any
+    divisor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A network from raw pixels to a feature map.
+
+    Attributes:
+        name: Its name in the catalogue.
+        model: One flat functional graph: float32 [b, s, s, 3] in [0, 255] to [b, h, w, c].
+        stages: Every layer in exactly one stage, from input to output.
+        image_size: s, pixels.
+        weights: Where the weights came from: a file, "imagenet" or "none".
+        source_classes: Classes of the head that the weights file holds besides; None without one.
+        card: What is known of the source data, or None.
+    """
+
+    name: str
+    model: "keras.Model"
+    stages: tuple[Stage, ...]
+    image_size: int
+    weights: str
+    source_classes: int | None = None
+    card: "SourceCard | None" = None

@@ -1,0 +1,14 @@
+"""Activations of a frozen backbone, computed once, and the heads that are solved on them."""
+
+from finetune_kit import lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "HeadSolution": "heads",
+        "copy_head": "heads",
+        "extract": "extraction",
+        "predict": "inference",
+        "solve_head": "heads",
+    },
+)

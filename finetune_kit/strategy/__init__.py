@@ -1,0 +1,26 @@
+"""What trains, how fast and for how long: phases as values. Nothing here trains."""
+
+from finetune_kit import lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "Phase": "phases",
+        "Schedule": "schedules",
+        "apply": "applying",
+        "check": "phases",
+        "default_epochs": "lengths",
+        "default_rate": "rates",
+        "discriminative": "plans",
+        "everything": "plans",
+        "from_scratch": "plans",
+        "gradual": "plans",
+        "head": "plans",
+        "last_stages": "plans",
+        "probe": "plans",
+        "rates": "rates",
+        "schedules": "schedules",
+        "spread": "plans",
+        "table": "phases",
+    },
+)

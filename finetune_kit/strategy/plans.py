@@ -1,0 +1,241 @@
+"""The phases that recipes are made of, by name.
+
+Every function takes the groups of a classifier (stages from input to output, then `head`) and
+returns phases; `spread` gives the multipliers for rates that differ by depth (S11).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from finetune_kit import checks
+from finetune_kit.strategy import phases, schedules
+
+Phase = phases.Phase
+Schedule = schedules.Schedule
+COSINE = Schedule("cosine")
+CONSTANT = Schedule("constant")
+
+
+def spread(groups: Sequence[str], ratio: float, *, head: float = 1.0) -> dict[str, float]:
+    """Returns multipliers that run geometrically from `ratio` at the stem to 1 at the last stage.
+
+    The ratio of the ends is the parameter, not the factor from stage to stage, so that one setting
+    means the same on a network of five stages and on one of ten. Howard & Ruder (2018, section
+    3.2) divide by 2.6 from layer to layer; with five stages that is a ratio of 0.022.
+
+    Args:
+        groups: Stages from input to output, then `head`.
+        ratio: Rate of the first stage divided by the rate of the last one, above 0. A backbone of
+            one stage has nothing to spread over: its multiplier is 1.
+        head: Multiplier of the head.
+
+    Raises:
+        ConfigError: The ratio is not above 0.
+    """
+    if not ratio > 0.0:
+        raise checks.ConfigError("ratio must be above 0. " + checks.received(ratio=ratio))
+    stages = _stages(groups)
+    steps = max(1, len(stages) - 1)
+    rates = {stage: ratio ** (1 - (i / steps)) for i, stage in enumerate(stages)}
+    if len(stages) == 1:
+        rates = {stages[0]: 1.0}
+    return {**rates, phases.HEAD: head}
+
+
+def probe(groups: Sequence[str], *, name: str = "probe") -> Phase:
+    """Returns the phase that solves the head on frozen features (Kumar et al., 2022, sec. 3.1)."""
+    return Phase(name=name, multipliers=_last(groups, 0), solved=True)
+
+
+def head(
+    groups: Sequence[str],
+    *,
+    learning_rate: float,
+    epochs: int,
+    schedule: Schedule = COSINE,
+    batch_norm: str = "frozen",
+    augment: str = "light",
+    name: str = "head",
+) -> Phase:
+    """Returns the phase that fits the head by gradient descent, with augmentation."""
+    return Phase(
+        name=name,
+        multipliers=_last(groups, 0),
+        learning_rate=learning_rate,
+        epochs=epochs,
+        schedule=schedule,
+        batch_norm=batch_norm,
+        augment=augment,
+    )
+
+
+def last_stages(
+    groups: Sequence[str],
+    count: int,
+    *,
+    learning_rate: float,
+    epochs: int,
+    schedule: Schedule = COSINE,
+    batch_norm: str = "frozen",
+    augment: str = "light",
+    name: str = "last_stages",
+) -> Phase:
+    """Returns the phase in which the head and the last `count` stages train.
+
+    Raises:
+        ConfigError: The backbone has fewer than `count` stages, or count < 1.
+    """
+    checks.in_range("stages", count, 1, len(_stages(groups)))
+    return Phase(
+        name=name,
+        multipliers=_last(groups, count),
+        learning_rate=learning_rate,
+        epochs=epochs,
+        schedule=schedule,
+        batch_norm=batch_norm,
+        augment=augment,
+    )
+
+
+def everything(
+    groups: Sequence[str],
+    *,
+    learning_rate: float,
+    epochs: int,
+    schedule: Schedule = COSINE,
+    batch_norm: str = "frozen",
+    augment: str = "light",
+    name: str = "finetune",
+) -> Phase:
+    """Returns the phase in which every stage and the head train at one rate."""
+    return Phase(
+        name=name,
+        multipliers=dict.fromkeys(groups, 1.0),
+        learning_rate=learning_rate,
+        epochs=epochs,
+        schedule=schedule,
+        batch_norm=batch_norm,
+        augment=augment,
+    )
+
+
+def discriminative(
+    groups: Sequence[str],
+    ratio: float,
+    *,
+    learning_rate: float,
+    epochs: int,
+    schedule: Schedule = COSINE,
+    batch_norm: str = "frozen",
+    augment: str = "light",
+    name: str = "finetune",
+) -> Phase:
+    """Returns the phase in which everything trains at rates that rise with depth (`spread`)."""
+    return Phase(
+        name=name,
+        multipliers=spread(groups, ratio),
+        learning_rate=learning_rate,
+        epochs=epochs,
+        schedule=schedule,
+        batch_norm=batch_norm,
+        augment=augment,
+    )
+
+
+def gradual(
+    groups: Sequence[str],
+    ratio: float,
+    *,
+    learning_rate: float,
+    epochs: int,
+    schedule: Schedule = COSINE,
+    batch_norm: str = "frozen",
+    augment: str = "light",
+    epochs_each: int = 1,
+) -> tuple[Phase, ...]:
+    """Returns one phase for each stage, opening the last stage first (Howard & Ruder, 2018, 3.3).
+
+    A stage opens every `epochs_each` epochs; once all are open, the rest of the epochs follow with
+    `schedule`. Until then the rate is constant. Rates differ by depth as in `discriminative`.
+
+    Args:
+        groups: Stages from input to output, then `head`.
+        ratio: See `spread`.
+        learning_rate: Peak rate of all phases.
+        epochs: Sum over all phases.
+        schedule: Of the last phase.
+        batch_norm: See `Phase`.
+        augment: See `Phase`.
+        epochs_each: Epochs between the opening of two stages.
+
+    Raises:
+        ConfigError: There are fewer epochs than the phases need.
+    """
+    stages = _stages(groups)
+    opening = epochs_each * (len(stages) - 1)
+    if epochs <= opening:
+        raise checks.ConfigError(
+            f"Opening {len(stages)} stages one by one needs more than {opening} epochs. "
+            + checks.received(epochs=epochs, epochs_each=epochs_each)
+        )
+    last = everything(
+        groups,
+        learning_rate=learning_rate,
+        epochs=epochs - opening,
+        schedule=schedule,
+        batch_norm=batch_norm,
+        augment=augment,
+    )
+    rates = spread(groups, ratio)
+    return tuple(
+        dataclasses.replace(
+            last,
+            name=f"from_{stage}",
+            multipliers={g: rates[g] if g in groups[first:] else 0.0 for g in groups},
+            epochs=epochs_each if first else last.epochs,
+            schedule=CONSTANT if first else schedule,
+        )
+        for first, stage in reversed(list(enumerate(stages)))
+    )
+
+
+def from_scratch(
+    groups: Sequence[str],
+    *,
+    learning_rate: float,
+    epochs: int,
+    schedule: Schedule = COSINE,
+    batch_norm: str = "trainable",
+    augment: str = "light",
+    name: str = "from_scratch",
+) -> Phase:
+    """Returns the phase that trains random weights; BatchNorm has to learn its statistics."""
+    return everything(
+        groups,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        schedule=schedule,
+        batch_norm=batch_norm,
+        augment=augment,
+        name=name,
+    )
+
+
+def _stages(groups: Sequence[str]) -> list[str]:
+    """Returns the groups without the head, which must stand last.
+
+    Raises:
+        ConfigError: There is no stage, or the head is not the last group.
+    """
+    if len(groups) < 2 or groups[-1] != phases.HEAD or phases.HEAD in groups[:-1]:
+        raise checks.ConfigError(
+            f"Groups must be one stage or more, then {phases.HEAD!r}. "
+            + checks.received(groups=tuple(groups))
+        )
+    return list(groups[:-1])
+
+
+def _last(groups: Sequence[str], count: int) -> dict[str, float]:
+    """Returns multiplier 1 for the head and the last `count` stages, 0 for the others."""
+    first = len(_stages(groups)) - count
+    return {group: float(i >= first) for i, group in enumerate(groups)}

@@ -3,13 +3,23 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from finetune_kit import checks
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; 256 MiB as RGB
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
+# What brings the stored pixels upright, by EXIF orientation; 1 is upright already.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class DecodeError(checks.DataError):
@@ -69,11 +79,13 @@ def pixels(data: bytes, size: int) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    # `ImageOps.exif_transpose` also writes the block anew, and fails where only that is impossible.
     try:
-        return ImageOps.exif_transpose(image)
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     # A damaged EXIF block says nothing about the pixels, which have been decoded by now.
     except Exception:
         return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -63,12 +63,12 @@ def class_folders(root: str) -> list[ClassFolder]:
     Raises:
         DataError: `root` is no folder, mixes classes with splits, or has fewer than two classes.
     """
-    root = os.path.normpath(root)
     if not os.path.isdir(root):
         what = "a file" if os.path.exists(root) else "which does not exist"
         raise checks.DataError(
             f"--data needs a folder, a .csv file or tfds:NAME. Received: data={root!r}, {what}."
         )
+    root = os.path.normpath(root)
     found = [
         ClassFolder(entry.path, entry.name, split)
         for top, split in _tops(root)
@@ -92,8 +92,8 @@ def list_folder(root: str) -> listing.Listing:
     """
     ignored: collections.Counter[str] = collections.Counter()
     rows: list[tuple[str, ClassFolder, str]] = []
-    root = os.path.normpath(root)
     folders = class_folders(root)
+    root = os.path.normpath(root)
     _count_strays(root, folders, ignored)
     empty = []
     for folder in folders:

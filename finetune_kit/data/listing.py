@@ -1,5 +1,6 @@
 """What a source names before any pixel is read: images, labels, splits."""
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
@@ -65,7 +66,7 @@ def check(found: Listing, source: str) -> None:
             f"A classifier needs at least 2 classes. Received: {source} with "
             f"{', '.join(found.classes) or 'none'}. Add images of another class."
         )
-    twice = sorted({name for name in found.classes if found.classes.count(name) > 1})
+    twice = [n for n, count in collections.Counter(found.classes).items() if count > 1]
     if twice:
         raise checks.DataError(
             f"Every class needs a name of its own. Received: {source} with {', '.join(twice)} more "

@@ -202,8 +202,7 @@ def _listing(
     unnamed = next((row for row in rows if row.label >= len(classes)), None)
     if unnamed is not None:
         raise checks.DataError(
-            f"Labels must lie in [0, {len(classes)}). Received: {unnamed.name} with "
-            f"{unnamed.label}"
+            f"Labels must lie in [0, {len(classes)}). Received: {unnamed.name} with {unnamed.label}"
         )
     return listing.Listing(
         names=tuple(row.name for row in rows),

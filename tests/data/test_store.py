@@ -1,0 +1,89 @@
+"""Cached and decoded again: the same pixels."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune_kit.data import decode, folder, store
+from tests.data import samples
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """Reads five files of different sizes and kinds."""
+    contents = [samples.encoded(samples.noise(9 + i, 20 - i, seed=i)) for i in range(4)]
+    contents.append(samples.encoded(samples.smooth(), "JPEG"))
+    paths = [samples.write(tmp_path / f"{i}.png", data) for i, data in enumerate(contents)]
+    return folder.FileReader(tuple(map(str, paths)))
+
+
+def expected(reader, index, size):
+    """Returns what Pillow makes of a file."""
+    image = Image.open(reader.paths[index]).convert("RGB")
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def test_without_a_cache_images_are_decoded_in_the_order_asked_for(reader) -> None:
+    images = store.PixelStore(reader, 12)
+    indices = np.array([4, 0, 0, 3])
+    batch = images.batch(indices)
+    assert batch.dtype == np.uint8 and batch.shape == (4, 12, 12, 3) and not images.cached
+    for row, index in zip(batch, indices, strict=True):
+        np.testing.assert_array_equal(row, expected(reader, index, 12))
+    assert images.batch(np.array([], int)).shape == (0, 12, 12, 3)
+
+
+def test_a_cache_gives_the_same_pixels(reader) -> None:
+    cache = np.stack([decode.pixels(reader.read(i), 12) for i in range(5)])
+    cached, streaming = store.PixelStore(reader, 12, cache=cache), store.PixelStore(reader, 12)
+    assert cached.cached
+    indices = np.array([3, 1, 4, 1])
+    np.testing.assert_array_equal(cached.batch(indices), streaming.batch(indices))
+    for file in reader.paths:
+        os.remove(file)
+    np.testing.assert_array_equal(cached.batch(indices), cache[indices])
+
+
+def test_a_batch_is_a_copy(reader) -> None:
+    cache = np.zeros((5, 12, 12, 3), np.uint8)
+    images = store.PixelStore(reader, 12, cache=cache)
+    images.batch(np.array([0, 1]))[:] = 9
+    assert not cache.any()
+
+
+def test_the_original_has_its_own_size(reader) -> None:
+    cache = np.zeros((5, 12, 12, 3), np.uint8)
+    for images in (store.PixelStore(reader, 12), store.PixelStore(reader, 12, cache=cache)):
+        np.testing.assert_array_equal(images.original(2), samples.noise(11, 18, seed=2))
+
+
+def test_arrays_need_no_decoding() -> None:
+    split = samples.split([0, 1, 0], side=8, cached=False)
+    np.testing.assert_array_equal(
+        split.store.batch(split.indices), np.stack([samples.noise(8, 8, seed=i) for i in range(3)])
+    )
+    np.testing.assert_array_equal(split.store.original(2), samples.noise(8, 8, seed=0))
+
+
+def test_a_file_that_is_gone_is_named(reader) -> None:
+    os.remove(reader.paths[1])
+    with pytest.raises(FileNotFoundError, match="1.png"):
+        store.PixelStore(reader, 12).batch(np.array([0, 1]))
+
+
+def test_threads_start_with_the_first_batch_that_is_decoded(reader) -> None:
+    def running():
+        return sum(
+            thread.name.startswith("finetune_kit-decode") for thread in threading.enumerate()
+        )
+
+    before = running()
+    images = store.PixelStore(reader, 12)
+    store.PixelStore(reader, 12, cache=np.zeros((5, 12, 12, 3), np.uint8)).batch(np.array([0]))
+    assert running() == before
+    images.batch(np.array([0]))
+    assert running() > before
+    assert store.threads() == os.cpu_count()

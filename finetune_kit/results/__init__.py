@@ -1,0 +1,24 @@
+"""What a run leaves behind: report, page, pictures and the exported model."""
+
+from finetune_kit import lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "CHECKPOINTS": "workdir",
+        "FILES": "workdir",
+        "Predictions": "predictions",
+        "Report": "report",
+        "TENSORBOARD": "workdir",
+        "input_side": "export",
+        "load_model": "export",
+        "next_numbered": "workdir",
+        "prepare": "workdir",
+        "read": "report",
+        "refuse_used": "workdir",
+        "save_model": "export",
+        "versions": "report",
+        "write": "writing",
+        "write_pictures": "tensorboard",
+    },
+)

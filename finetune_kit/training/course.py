@@ -1,0 +1,295 @@
+"""All phases of a run, one after the other, from the same weights as often as asked."""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from finetune_kit import checks, console, data
+from finetune_kit.training import (
+    callbacks,
+    fitter,
+    journal,
+    ledger,
+    schedules,
+    scoring,
+    snapshots,
+    solving,
+)
+
+if TYPE_CHECKING:
+    from finetune_kit.backbones.classifier import Classifier
+    from finetune_kit.data.types import Split
+    from finetune_kit.strategy.phases import Phase
+    from finetune_kit.training.options import Options
+
+RATE_FACTOR = 0.1  # S7: lower the rate; the text's own two values, 0.01 and 0.001, differ tenfold
+
+
+class Explosion(Exception):
+    """The loss exploded in the first steps of a phase.
+
+    Attributes:
+        phase: Index of the phase.
+        seen: What was seen, one clause.
+        loss: Loss of the batch, nats.
+    """
+
+    def __init__(self, phase: int, seen: str, loss: float) -> None:
+        super().__init__(seen)
+        self.phase, self.seen, self.loss = phase, seen, loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One course to run.
+
+    Attributes:
+        train: Images to train on.
+        held_out: Images to score after every epoch, or None.
+        book: Where the rows are entered; those that it holds are not run again.
+        progress: Advanced by one a step.
+        points: Rows after which the course ends; None follows it to its end.
+        start: Where the course stands, if `book` holds rows.
+        note: Called with where the course stands after every row: the values of the classifier's
+            variables and of the optimizer's by key.
+    """
+
+    train: "Split"
+    held_out: "Split | None"
+    book: ledger.Ledger
+    progress: console.Progress
+    points: int | None = None
+    start: "journal.Standing | None" = None
+    note: Callable[[list[np.ndarray], dict[str, np.ndarray]], None] = lambda variables, state: None
+
+
+class Course:
+    """The phases of a run on one classifier.
+
+    Every `run` starts from the weights that the classifier had when the course was made. A phase's
+    graph is traced once and the features of the frozen backbone are computed once, however often
+    the course is run.
+
+    Attributes:
+        seconds: Seconds by part, over all runs.
+    """
+
+    def __init__(
+        self,
+        classifier: "Classifier",
+        phases: "Sequence[Phase]",
+        options: "Options",
+        *,
+        num_classes: int,
+        listeners: Sequence[keras.callbacks.Callback] = (),
+    ) -> None:
+        """Notes the initial weights.
+
+        Args:
+            classifier: What is trained.
+            phases: Checked against the classifier's groups by the caller.
+            options: How to train.
+            num_classes: C.
+            listeners: Further callbacks for `fit`; they see val_loss and val_accuracy.
+        """
+        self._classifier, self._phases, self._options = classifier, tuple(phases), options
+        self._num_classes, self._listeners = num_classes, tuple(listeners)
+        self._initial = snapshots.take(classifier.model.variables)
+        self._fitters: dict[int, fitter.Fitter] = {}
+        self._solver = solving.Solver(classifier, num_classes=num_classes, seed=options.seed)
+        self._scales = [1.0] * len(self._phases)
+        self._unguarded: set[int] = set()
+        self._training_seconds = 0.0
+
+    @property
+    def weights(self) -> list[Any]:
+        """Variables that make up the classifier; the seeds of its dropout are not among them."""
+        return list(self._classifier.model.weights)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by part, over all runs so far."""
+        return {**self._solver.seconds, "training": self._training_seconds}
+
+    def rates(self, index: int) -> dict[str, float]:
+        """Returns the peak rate of every group in phase `index`, as lowered by the guard."""
+        peak = self._phases[index].learning_rate * self._scales[index]
+        return {group: m * peak for group, m in self._phases[index].multipliers.items()}
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """What the guard has made of each phase's rate, a factor a phase."""
+        return tuple(self._scales)
+
+    def rescale(self, scales: Sequence[float]) -> None:
+        """Sets `scales`, as a run that goes on had them."""
+        self._scales = list(scales)
+
+    def lower_rate(self, first: int) -> float:
+        """Lowers the rate of phase `first` and those after it; returns its new peak."""
+        for index in range(first, len(self._scales)):
+            self._scales[index] *= RATE_FACTOR
+        return self._phases[first].learning_rate * self._scales[first]
+
+    def clear_rate(self, first: int) -> float:
+        """Takes the last lowering of phase `first` back and guards it no more; returns its peak."""
+        for index in range(first, len(self._scales)):
+            self._scales[index] /= RATE_FACTOR
+        self._unguarded.add(first)
+        return self._phases[first].learning_rate * self._scales[first]
+
+    def run(self, task: Task) -> None:
+        """Trains phase by phase, from the initial weights or from where `task.start` stands.
+
+        Raises:
+            Explosion: The guard saw the loss explode.
+            NumericsError: The loss or the weights stopped being finite; the classifier holds the
+                last weights that were.
+        """
+        snapshots.put(
+            self._classifier.model.variables, task.start.variables if task.start else self._initial
+        )
+        last: fitter.Fitter | None = None
+        epoch = 0
+        for index, phase in enumerate(self._phases):
+            left = math.inf if task.points is None else task.points - len(task.book.rows)
+            if left <= 0:
+                break
+            done = len(task.book.rows_of(phase.name))
+            if phase.solved:
+                if not done:
+                    self._solve(phase, task, epoch=epoch, reuse=last is None)
+                continue
+            last = self._open(index, last)
+            if task.start and task.book.rows[-1]["phase"] == phase.name:
+                last.go_on(task.start.optimizer)
+            epochs = range(epoch + done, epoch + int(min(phase.epochs, done + left)))
+            if not task.book.exhausted(phase.name, self._options.patience) and epochs:
+                self._fit(index, last, task, epochs, begin=epoch)
+            elif done:
+                last.finish()
+            epoch += phase.epochs
+
+    def restore(self, weights: Sequence[np.ndarray]) -> None:
+        """Puts weights into the classifier that a ledger kept."""
+        snapshots.put(self.weights, weights)
+
+    def _solve(self, phase: "Phase", task: Task, *, epoch: int, reuse: bool) -> None:
+        began = time.perf_counter()
+        own, held_out = self._solver.solve(task.train, task.held_out, reuse=reuse)
+        row = {
+            "phase": phase.name,
+            "epoch": epoch,
+            "loss": own.loss,
+            "accuracy": own.accuracy,
+            "learning_rate": None,
+            "seconds": time.perf_counter() - began,
+        }
+        task.book.add(row, held_out, snapshots.take(self.weights))
+        self._note(task, {})
+
+    def _note(self, task: Task, state: dict[str, np.ndarray]) -> None:
+        task.note(snapshots.take(self._classifier.model.variables), state)
+
+    def _open(self, index: int, previous: fitter.Fitter | None) -> fitter.Fitter:
+        if index not in self._fitters:
+            self._fitters[index] = fitter.Fitter(
+                self._classifier, self._phases[index], self._options, previous=previous
+            )
+        self._fitters[index].start(previous)
+        return self._fitters[index]
+
+    def _fit(
+        self, index: int, current: fitter.Fitter, task: Task, epochs: range, *, begin: int
+    ) -> None:
+        """Fits the epochs of a phase that began with epoch `begin`."""
+        began = time.perf_counter()
+        options = self._options
+        steps = data.steps_per_epoch(len(task.train), options.batch_size)
+        watch = callbacks.Watch(
+            images=len(task.train),
+            batch_size=options.batch_size,
+            num_classes=self._num_classes,
+            guard=options.guard and index not in self._unguarded and epochs.start == begin,
+        )
+        rates = callbacks.Rates(self._schedule(index), first_epoch=begin, steps=steps)
+        keeper = self._keeper(current, rates, task)
+        meter = callbacks.Meter(task.progress, current.phase.name)
+        current.fit(
+            self._batches(current.phase, task.train, epochs),
+            steps=steps,
+            epochs=epochs,
+            callbacks=[rates, watch, keeper, meter, *self._listeners],
+        )
+        self._training_seconds += time.perf_counter() - began
+        if watch.exploded:
+            raise Explosion(index, watch.exploded, watch.loss)
+        if watch.diverged or keeper.diverged:
+            self._stop(task.book, current.phase)
+
+    def _schedule(self, index: int) -> Any:
+        phase = self._phases[index]
+        peak = phase.learning_rate * self._scales[index]
+        return schedules.keras_schedule(phase.schedule, peak=peak, epochs=phase.epochs)
+
+    def _keeper(
+        self, current: fitter.Fitter, rates: callbacks.Rates, task: Task
+    ) -> ledger.Bookkeeper:
+        return ledger.Bookkeeper(
+            task.book,
+            phase=current.phase.name,
+            rates=rates,
+            score=self._scorer(task),
+            weights=self.weights,
+            patience=self._options.patience,
+            after=lambda: self._note(task, current.state()),
+        )
+
+    def _stop(self, book: ledger.Ledger, phase: "Phase") -> None:
+        """Restores the last good weights and raises `NumericsError`."""
+        kept = book.best or book.last
+        if kept is not None:
+            self.restore(kept.weights)
+        else:
+            snapshots.put(self._classifier.model.variables, self._initial)
+        where = f"after epoch {book.rows[kept.point]['epoch']}" if kept else "before training"
+        raise checks.NumericsError(
+            f"The loss must be a finite number. Received: NaN or infinity in phase {phase.name!r}. "
+            f"The weights {where} are kept. Lower --learning_rate, or use --precision=float32."
+        )
+
+    def _scorer(self, task: Task) -> Any:
+        if task.held_out is None:
+            return None
+        scorer = scoring.Scorer(
+            self._classifier.model, task.held_out, batch_size=2 * self._options.batch_size
+        )
+        return scorer.score
+
+    def _batches(self, phase: "Phase", train: "Split", epochs: range) -> Any:
+        options = self._options
+        weights = None
+        if options.imbalance == "weights":
+            weights = data.class_weights(train.counts(self._num_classes))
+        return data.batches(
+            train,
+            num_classes=self._num_classes,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            epochs=epochs.stop,
+            first_epoch=epochs.start,
+            augmentation=phase.augment,
+            sampling="balanced" if options.imbalance == "sampling" else "natural",
+            class_weights=weights,
+        )
+
+
+def points(phases: "Sequence[Phase]") -> "list[Phase]":
+    """Returns the phase of every row of a whole course: one an epoch, one a solved head."""
+    return list(itertools.chain.from_iterable([p] * (1 if p.solved else p.epochs) for p in phases))

@@ -1,0 +1,159 @@
+"""Where a run stands, on the disk: noted after every epoch, written now and then, read to go on."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune_kit import checks
+from finetune_kit.training import checkpoints, ledger, scoring
+
+EVERY = 15.0  # seconds between two checkpoints: what a kill may cost, and rare beside an epoch
+SCORE = ("labels", "probabilities", "losses")
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """Everything that a run needs to go on after an epoch as if it had not been interrupted.
+
+    Attributes:
+        scales: What the guard has made of each phase's rate, a factor a phase.
+        restarts: What the guard did, one sentence each.
+        books: The courses so far: those that are finished, then the one under way.
+        variables: Values of the classifier's variables, the seeds of its dropout included.
+        optimizer: Values of the optimizer's variables by key; empty before the first step.
+    """
+
+    scales: tuple[float, ...]
+    restarts: tuple[str, ...]
+    books: tuple[ledger.Ledger, ...]
+    variables: Sequence[np.ndarray]
+    optimizer: Mapping[str, np.ndarray]
+
+
+class Journal:
+    """The checkpoints of one run; does nothing without a store."""
+
+    def __init__(
+        self,
+        store: checkpoints.CheckpointStore | None,
+        identity: Mapping[str, Any],
+        *,
+        every: float = EVERY,
+    ) -> None:
+        """Writes nothing yet.
+
+        Args:
+            store: Where checkpoints are kept, or None.
+            identity: What must be equal for a run to go on: settings and data, JSON types.
+            every: Least seconds between two checkpoints.
+        """
+        self._store, self._every = store, every
+        self._identity = json.loads(json.dumps(dict(identity)))  # as it comes back from the disk
+        self._pending: Standing | None = None
+        self._written = time.monotonic()
+
+    def note(self, standing: Standing) -> None:
+        """Remembers where the run stands, and writes it if the last checkpoint is old enough."""
+        self._pending = standing
+        if time.monotonic() - self._written >= self._every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was noted and not yet written.
+
+        Raises:
+            EnvironmentFault: The disk is full or not writable.
+        """
+        if self._store is None or self._pending is None:
+            return
+        self._store.save(*_encode(self._pending, self._identity))
+        self._pending, self._written = None, time.monotonic()
+
+    def read(self) -> Standing | None:
+        """Returns where the run stands, None if there is no checkpoint.
+
+        Raises:
+            ConfigError: The checkpoint is of a run with other settings or other data.
+        """
+        found = None if self._store is None else self._store.latest()
+        if found is None:
+            return None
+        theirs = found.state["identity"]
+        names = sorted({*theirs, *self._identity})
+        other = [n for n in names if theirs.get(n) != self._identity.get(n)]
+        if other:
+            came = ", ".join(
+                f"{n}={self._identity.get(n)!r} instead of {theirs.get(n)!r}" for n in other[:3]
+            )
+            raise checks.ConfigError(
+                f"--resume needs the settings and the data of the interrupted run. Received: {came}"
+            )
+        return _decode(found)
+
+
+def _encode(
+    standing: Standing, identity: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    arrays = {f"optimizer/{key}": value for key, value in standing.optimizer.items()}
+    arrays |= {f"variables/{i}": value for i, value in enumerate(standing.variables)}
+    books = []
+    for number, book in enumerate(standing.books):
+        for i, score in enumerate(book.scores):
+            arrays |= _score_arrays(score, f"books/{number}/scores/{i}")
+        if book.best is not None and book.best.score is not None:
+            arrays |= _score_arrays(book.best.score, f"books/{number}/best")
+            arrays |= {f"books/{number}/best/{i}": v for i, v in enumerate(book.best.weights)}
+        books.append({"rows": book.rows, "best": book.best.point if book.best else None})
+    state = {
+        "identity": dict(identity),
+        "scales": list(standing.scales),
+        "restarts": list(standing.restarts),
+        "books": books,
+    }
+    return state, arrays
+
+
+def _decode(found: checkpoints.Generation) -> Standing:
+    state, arrays = found.state, found.arrays
+    variables = _numbered(arrays, "variables")
+    books = []
+    for number, entry in enumerate(state["books"]):
+        scores: list[scoring.Score] = []
+        while f"books/{number}/scores/{len(scores)}/losses" in arrays:
+            scores.append(_score(arrays, f"books/{number}/scores/{len(scores)}"))
+        book = ledger.Ledger(keep_scores=bool(scores), rows=list(entry["rows"]), scores=scores)
+        if entry["best"] is not None:
+            where = f"books/{number}/best"
+            book.best = ledger.Kept(entry["best"], _numbered(arrays, where), _score(arrays, where))
+        books.append(book)
+    prefix = "optimizer/"
+    return Standing(
+        scales=tuple(state["scales"]),
+        restarts=tuple(state["restarts"]),
+        books=tuple(books),
+        variables=variables,
+        optimizer={
+            name.removeprefix(prefix): value
+            for name, value in arrays.items()
+            if name.startswith(prefix)
+        },
+    )
+
+
+def _score_arrays(score: scoring.Score, where: str) -> dict[str, np.ndarray]:
+    return {f"{where}/{name}": getattr(score, name) for name in SCORE}
+
+
+def _score(arrays: Mapping[str, np.ndarray], where: str) -> scoring.Score:
+    return scoring.Score(*(arrays[f"{where}/{name}"] for name in SCORE))
+
+
+def _numbered(arrays: Mapping[str, np.ndarray], where: str) -> list[np.ndarray]:
+    found: list[np.ndarray] = []
+    while f"{where}/{len(found)}" in arrays:
+        found.append(arrays[f"{where}/{len(found)}"])
+    return found

@@ -1,0 +1,93 @@
+"""What a run is told and what it tells: plain values, no TensorFlow."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from finetune_kit import checks
+from finetune_kit.training import presets
+
+IMBALANCE = ("none", "weights", "sampling")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to train, whatever the phases are.
+
+    Attributes:
+        optimizer: A name of `presets.OPTIMIZERS`.
+        preset: "keras" or "source" constants.
+        weight_decay: Decoupled decay, at least 0.
+        batch_size: Images a step.
+        seed: Decides the order of the images, their augmentation and the dropout.
+        label_smoothing: Share of the label in [0, 1) that goes to all classes alike (Szegedy et
+            al., 2016, section 7).
+        clip_norm: Largest norm of all gradients together; 0 does not clip.
+        ema: Momentum in [0, 1) of the average over the weights; 0 keeps none.
+        imbalance: "weights" weighs images by the inverse frequency of their class, "sampling"
+            shows every class equally often.
+        patience: Epochs without a lower validation loss after which a phase ends; 0 never ends
+            one early. Without a validation split it has no effect.
+        guard: Whether a loss that explodes in the first steps starts the run again at a lower
+            rate (S7).
+        deterministic: Whether equal runs are equal to the last bit on a GPU too; slower there.
+
+    Raises:
+        ConfigError: A value out of range.
+    """
+
+    optimizer: str = "adamw"
+    preset: str = "keras"
+    weight_decay: float = 0.01
+    batch_size: int = 32
+    seed: int = 0
+    label_smoothing: float = 0.0
+    clip_norm: float = 1.0
+    ema: float = 0.0
+    imbalance: str = "none"
+    patience: int = 0
+    guard: bool = True
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        presets.arguments(self.optimizer, self.preset)
+        checks.in_range("weight_decay", self.weight_decay, 0.0)
+        checks.in_range("batch_size", self.batch_size, 1)
+        checks.in_range("label_smoothing", self.label_smoothing, 0.0, 1.0, open_high=True)
+        checks.in_range("clip_norm", self.clip_norm, 0.0)
+        checks.in_range("ema", self.ema, 0.0, 1.0, open_high=True)
+        checks.one_of("imbalance", self.imbalance, IMBALANCE)
+        checks.in_range("patience", self.patience, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run led to; the weights are in the classifier.
+
+    Attributes:
+        history: One row an epoch: phase, epoch (counted over all phases from 1; a solved head is
+            epoch 0), loss, accuracy, val_loss, val_accuracy (None without held-out images),
+            learning_rate (at the end of the epoch), seconds. With a label budget, val_loss and
+            val_accuracy are means over the folds, and the rows end where training ended.
+        chosen_epoch: Epoch whose weights the classifier holds.
+        planned_epochs: Sum over the phases.
+        reason: One sentence on why that epoch.
+        restarts: What the guard did, one sentence each.
+        validation: int64 labels [n] and float32 probabilities [n, C] of held-out images at the
+            chosen epoch, or None.
+        seconds: Seconds by part.
+        folds: With a label budget, for every fold the validation loss after each epoch.
+        notes: What a reader of the report should know.
+    """
+
+    history: tuple[Mapping[str, Any], ...]
+    chosen_epoch: int
+    planned_epochs: int
+    reason: str
+    restarts: tuple[str, ...] = ()
+    validation: tuple[np.ndarray, np.ndarray] | None = None
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    folds: tuple[tuple[float, ...], ...] = ()
+    notes: tuple[str, ...] = ()

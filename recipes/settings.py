@@ -1,0 +1,208 @@
+"""The fields that recipes share. A field is a flag, a notebook argument and a line of the report.
+
+Importing this module and making a `Config` import no TensorFlow, so that a bad value is reported
+at once.
+"""
+
+import ast
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from finetune_kit import checks, data
+from finetune_kit.backbones import catalogue
+from finetune_kit.strategy import phases, schedules
+from finetune_kit.training import options, presets
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+AUGMENTATIONS = tuple(data.LEVELS)
+OPTIMIZERS = tuple(presets.OPTIMIZERS)
+
+
+def option(
+    text: str,
+    default: Any,
+    *,
+    choices: Sequence[str] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """Returns a dataclass field with what a flag needs to know.
+
+    Args:
+        text: One sentence, shown by `--help`.
+        default: Value if nothing is given; its type is the field's.
+        choices: The values that are allowed, for a string.
+        low, high: The range that is allowed, for a number, ends included.
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": text, "choices": choices, "low": low, "high": high}
+    )
+
+
+def check_options(config: Any) -> None:
+    """Raises `ConfigError` unless every field made by `option` has a value that is allowed."""
+    for field in dataclasses.fields(config):
+        value, rule = getattr(config, field.name), field.metadata
+        if rule.get("choices"):
+            checks.one_of(field.name, value, rule["choices"])
+        if rule.get("low") is not None or rule.get("high") is not None:
+            low, high = rule.get("low"), rule.get("high")
+            checks.in_range(
+                field.name,
+                value,
+                -float("inf") if low is None else low,
+                float("inf") if high is None else high,
+            )
+
+
+def arguments(text: str) -> dict[str, Any]:
+    """Returns the keyword arguments in `alpha=0.25,dropout=0.1`.
+
+    Raises:
+        ConfigError: Not of the form name=value,name=value.
+    """
+    parts = [part for part in text.split(",") if part.strip()]
+    pairs = [part.partition("=") for part in parts]
+    if any(not name.strip().isidentifier() or not value for name, _, value in pairs):
+        raise checks.ConfigError(
+            "backbone_args must look like alpha=0.25,dropout=0.1. "
+            + checks.received(backbone_args=text)
+        )
+    return {name.strip(): _literal(value.strip()) for name, _, value in pairs}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where images and results are, and what the backbone is.
+
+    Raises:
+        ConfigError: A value that its field does not allow.
+        DataError: `data` is no source of images.
+    """
+
+    data: str = option("Images: a folder, a .csv manifest, or tfds:NAME.", "")
+    workdir: str = option("Where model, report and logs go; new or empty.", "")
+    data_dir: str = option("Where TensorFlow Datasets keeps its data sets.", "")
+    per_class: int = option("Whole label budget a class; 0 uses every image.", 0, low=0)
+    test_fraction: float = option(
+        "Share of the images to test on, where the source has no test split.", 0.2,
+        low=0.01, high=0.9,
+    )  # fmt: skip
+    validation_fraction: float = option(
+        "Share of the images to choose by, where the source has none.", 0.15, low=0.01, high=0.9
+    )
+    max_bad_fraction: float = option(
+        "Largest share of unreadable images that are left out instead of stopping.", 0.01,
+        low=0.0, high=1.0,
+    )  # fmt: skip
+    cache_mb: int = option("Memory for decoded images in MiB; beyond it they stream.", 2048, low=0)
+    backbone: str = option("Network to start from; `finetune-kit backbones` lists all.", "bundled")
+    weights: str = option(
+        "imagenet, none, or a weights file; empty is the bundled file, or imagenet.", ""
+    )
+    backbone_args: str = option("Arguments of the network, as in alpha=0.25.", "")
+    image_size: int = option("Side of the input in pixels; 0 is the network's default.", 0, low=0)
+    precision: str = option("Numbers to compute with.", "float32", choices=PRECISIONS)
+    batch_size: int = option("Images a step.", 32, low=1)
+    seed: int = option("Decides splits, order, augmentation and random weights.", 0, low=0)
+    overwrite: bool = option("Delete what an earlier run left in workdir.", False)
+    resume: bool = option("Go on with the interrupted run in workdir.", False)
+    tensorboard: bool = option("Write logs for TensorBoard.", True)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.overwrite and self.resume:
+            raise checks.ConfigError(
+                "Either --overwrite or --resume. Received: both, which ask for opposites"
+            )
+        catalogue.image_size(self.backbone, self.image_size)
+        self.arguments()
+        for name, what in (("data", "a folder of images"), ("workdir", "where results go")):
+            if not getattr(self, name):
+                raise checks.ConfigError(f"--{name} is needed: {what}. Received: {name}=''")
+        data.check_source(self.data, self.data_dir or None)
+        self._check_weights()
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns `backbone_args` as keyword arguments."""
+        return arguments(self.backbone_args)
+
+    def _check_weights(self) -> None:
+        if self.weights in ("", "imagenet", "none") or pathlib.Path(self.weights).is_file():
+            return
+        raise checks.WeightsError(
+            "--weights needs imagenet, none or a weights file. Received: "
+            f"weights={self.weights!r}, which does not exist."
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningSettings(Settings):
+    """How the layers that train are trained."""
+
+    epochs: int = option("Passes over the images; 0 chooses by their number.", 0, low=0)
+    learning_rate: float = option(
+        "Peak learning rate; 0 chooses by optimizer and network.", 0.0, low=0.0, high=100.0
+    )
+    optimizer: str = option("Any of Keras' optimizers.", "adamw", choices=OPTIMIZERS)
+    preset: str = option(
+        "Constants of the optimizer: Keras', or the source text's.", "keras",
+        choices=presets.PRESETS,
+    )  # fmt: skip
+    schedule: str = option("How the rate falls over epochs.", "cosine", choices=schedules.NAMES)
+    warmup_epochs: float = option(
+        "Epochs in which the rate rises from 0, before any schedule.", 1.0, low=0.0
+    )
+    halve_every: int = option("Epochs between halvings, for schedule=step.", 5, low=1)
+    decay: float = option("Factor an epoch, for schedule=exponential.", 0.9, low=1e-6, high=1.0)
+    decay_k: float = option("k in lr0 / (1 + k t), for schedule=fractional.", 0.5, low=0.0)
+    weight_decay: float = option("Decoupled weight decay.", 0.01, low=0.0, high=1.0)
+    augment: str = option("Strength of the augmentation.", "light", choices=AUGMENTATIONS)
+    batch_norm: str = option(
+        "Whether BatchNorm layers of trained stages learn.", "frozen",
+        choices=phases.BATCH_NORM,
+    )  # fmt: skip
+    label_smoothing: float = option(
+        "Share of each label that is spread over all classes.", 0.0, low=0.0, high=0.9
+    )
+    dropout: float = option("Share of features that the head misses.", 0.0, low=0.0, high=0.9)
+    clip_norm: float = option("Largest norm of the gradient; 0 is no limit.", 1.0, low=0.0)
+    ema: float = option("Momentum of averaged weights; 0 keeps none.", 0.0, low=0.0, high=0.9999)
+    imbalance: str = option(
+        "Against unequal classes: weights by class, or even sampling.",
+        "none",
+        choices=options.IMBALANCE,
+    )
+    patience: int = option("Epochs without improvement before stopping; 0 is never.", 0, low=0)
+    guard: bool = option("Restart at a tenth of the rate if the loss explodes at the start.", True)
+
+    def tuning(self) -> dict[str, Any]:
+        """Returns what the phases of a recipe share, as keyword arguments of `strategy`.
+
+        The warm-up never takes more than half of the epochs.
+        """
+        from finetune_kit import strategy
+
+        schedule = strategy.Schedule(
+            self.schedule,
+            warmup_epochs=min(self.warmup_epochs, self.epochs / 2),
+            halve_every=self.halve_every,
+            decay=self.decay,
+            k=self.decay_k,
+        )
+        return {
+            "learning_rate": self.learning_rate,
+            "epochs": self.epochs,
+            "schedule": schedule,
+            "batch_norm": self.batch_norm,
+            "augment": self.augment,
+        }
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

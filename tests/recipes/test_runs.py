@@ -1,0 +1,195 @@
+"""Whole runs: from a folder of images to model, report and logs; and back from them."""
+
+import importlib
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from apps import evaluate
+from apps.finetune import RECIPES
+from finetune_kit import checks, training
+from recipes import jobs, probe_then_finetune
+from tests.recipes import coloured
+
+NETWORK = {"backbone": "mobilenet", "backbone_args": "alpha=0.25", "image_size": 32}
+QUICK = {"epochs": 5, "learning_rate": 3e-3, "batch_size": 8, "augment": "none"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return str(coloured.write(tmp_path_factory.mktemp("photos") / "squares", per_class=20))
+
+
+def configure(name: str, photos: str, workdir: pathlib.Path, **values):
+    method = importlib.import_module(f"recipes.{name}")
+    quick = {} if name == "head_only" else QUICK
+    made = {"data": photos, "workdir": str(workdir), "weights": "none", **NETWORK, **quick}
+    return method, method.Config(**{**made, **values})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, photos):
+    """A run of the default recipe, its report and its directory."""
+    workdir = tmp_path_factory.mktemp("runs") / "1"
+    method, config = configure("probe_then_finetune", photos, workdir)
+    method.run(config)
+    return workdir, json.loads((workdir / "report.json").read_text())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_learns_the_colours(name, photos, tmp_path) -> None:
+    method, config = configure(name, photos, tmp_path / "run")
+    report = method.run(config)
+    assert report.recipe == name
+    assert report.scores["test"]["accuracy"].value >= 0.75  # of 12 images; guessing gets a third
+    assert report.scores["test"].n == 12
+
+
+def test_the_work_directory_holds_what_others_rely_on(finished) -> None:
+    workdir, report = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert {"model.keras", "classes.json", "report.json", "report.html"} <= names
+    assert {"tensorboard", "checkpoints"} <= names
+    assert json.loads((workdir / "classes.json").read_text()) == sorted(coloured.CLASSES)
+    assert {"recipe", "config", "data", "phases", "seconds", "scores"} <= report.keys()
+    assert report["data"]["fingerprint"] and report["data"]["counts"]["train"]["red"] == 13
+    assert report["config"]["learning_rate"] == QUICK["learning_rate"]
+    for split in ("validation", "test"):
+        accuracy = report["scores"][split]["accuracy"]
+        assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+        assert report["scores"][split]["n"] == sum(report["data"]["counts"][split].values())
+
+
+def test_the_parts_of_the_time_do_not_exceed_the_whole(finished) -> None:
+    seconds = dict(finished[1]["seconds"])
+    total = seconds.pop("total")
+    assert {"data", "backbone", "features", "head", "training", "evaluation"} <= seconds.keys()
+    assert 0 < sum(seconds.values()) <= total
+
+
+def test_the_saved_model_scores_what_the_report_says(finished, photos) -> None:
+    workdir, report = finished
+    found = evaluate.run(evaluate.Config(model=str(workdir)))
+    assert found["scores"]["n"] == report["scores"]["test"]["n"]
+    for name in ("accuracy", "log_loss"):
+        expected = report["scores"]["test"][name]["value"]
+        assert found["scores"][name]["value"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_saved_model_takes_raw_images_of_any_size(finished) -> None:
+    model = keras.saving.load_model(finished[0] / "model.keras")
+    big = np.full((2, 75, 50, 3), 30, np.uint8)
+    big[..., 2] = 250
+    probabilities = model.predict(big.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+    assert probabilities.argmax(axis=1).tolist() == [0, 0]  # blue
+
+
+def test_pictures_and_scalars_are_in_tensorboard(finished) -> None:
+    from tests.training.test_running import events
+
+    tags = {tag for tag, _, _ in events(finished[0] / "tensorboard")}
+    assert {"plan", "loss/training", "accuracy/validation", "rate/head", "test/confusion"} <= tags
+
+
+def test_a_used_work_directory_is_refused_and_can_be_overwritten(tmp_path, photos) -> None:
+    method, config = configure("head_only", photos, tmp_path / "run")
+    method.run(config)
+    (tmp_path / "run" / "mine.txt").write_text("keep")
+    with pytest.raises(checks.EnvironmentFault, match="must not hold another run"):
+        method.run(config)
+    method, config = configure("head_only", photos, tmp_path / "run", overwrite=True, seed=1)
+    method.run(config)
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["config"]["seed"] == 1
+    assert (tmp_path / "run" / "mine.txt").read_text() == "keep"
+
+
+def test_a_killed_run_goes_on(tmp_path, photos, monkeypatch) -> None:
+    method, config = configure("probe_then_finetune", photos, tmp_path / "run")
+
+    def killed(self) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.Job, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            method.run(config)
+    with pytest.raises(checks.ConfigError, match="epochs=9 instead of 5"):
+        method.run(configure("probe_then_finetune", photos, tmp_path / "run",
+                             resume=True, epochs=9)[1])  # fmt: skip
+    report = method.run(configure("probe_then_finetune", photos, tmp_path / "run", resume=True)[1])
+    assert any("gone on with an interrupted run" in note for note in report.notes)
+    assert len(report.history) == 6
+
+
+def test_what_diverged_is_saved_with_its_last_good_weights(tmp_path, photos, monkeypatch) -> None:
+    method, config = configure("full_finetune", photos, tmp_path / "run")
+
+    def diverged(*args: object, **kwargs: object) -> None:
+        raise checks.NumericsError("The loss must be a finite number.")
+
+    monkeypatch.setattr(training, "run", diverged, raising=False)
+    monkeypatch.setattr(jobs.training, "run", diverged, raising=False)
+    with pytest.raises(checks.NumericsError):
+        method.run(config)
+    assert (tmp_path / "run" / "model.keras").is_file()
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_a_label_budget_is_all_that_is_seen(tmp_path, photos) -> None:
+    method, config = configure("head_only", photos, tmp_path / "run", per_class=4)
+    report = method.run(config)
+    assert report.data["images"] == {"train": 12, "test": 12}
+    assert report.scores["validation"].n == 12  # every image of the budget, in some fold
+
+
+def test_what_is_chosen_is_resolved_and_explained(tmp_path, photos) -> None:
+    method, config = configure("full_finetune", photos, tmp_path / "run", epochs=0,
+                               learning_rate=0.0, batch_size=64)  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.strategy, "default_epochs", lambda n, batch_size: (2, f"2 for {n}"),
+                      raising=False)  # fmt: skip
+        report = method.run(config)
+    assert report.config["epochs"] == 2 and report.config["learning_rate"] > 0
+    assert any("2 for 39" in note for note in report.notes)
+    assert any("S10" in note for note in report.notes)
+
+
+def test_a_bad_file_is_left_out_and_named(tmp_path) -> None:
+    root = coloured.write(tmp_path / "squares", per_class=40)
+    (root / "red" / "00.png").write_bytes(b"\x89PNG\r\n")
+    method, config = configure("head_only", str(root), tmp_path / "run")
+    report = method.run(config)
+    assert any("red/00.png was left out" in note for note in report.notes)
+    assert sum(report.data["images"].values()) == 119
+
+
+def test_settings_are_checked_before_anything_is_loaded(photos, tmp_path) -> None:
+    made = {"data": photos, "workdir": str(tmp_path)}
+    for values, words in (
+        ({"epochs": -1}, "epochs must lie in"),
+        ({"optimizer": "adamm"}, "Did you mean 'adam'"),
+        ({"image_size": 16}, "at least 32 px"),
+        ({"backbone_args": "alpha"}, "must look like alpha=0.25"),
+        ({"data": ""}, "--data is needed"),
+        ({"workdir": ""}, "--workdir is needed"),
+        ({"resume": True, "overwrite": True}, "Either --overwrite or --resume"),
+    ):
+        with pytest.raises(checks.ConfigError, match=words):
+            probe_then_finetune.Config(**{**made, **values})
+    with pytest.raises(checks.WeightsError, match="does not exist"):
+        probe_then_finetune.Config(**made, weights="nowhere.h5")
+
+
+def test_images_of_one_shade_do_not_break_a_run(tmp_path) -> None:
+    for name in ("black", "white"):
+        (tmp_path / "flat" / name).mkdir(parents=True)
+        for i in range(8):
+            value = 255 * (name == "white")
+            Image.new("L", (40, 30), value).save(tmp_path / "flat" / name / f"{i}.png")
+    method, config = configure("head_only", str(tmp_path / "flat"), tmp_path / "run")
+    assert method.run(config).scores["test"]["accuracy"].value == 1.0

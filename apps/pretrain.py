@@ -1,0 +1,183 @@
+"""Trains the bundled backbone from random weights, and writes its source card.
+
+finetune-kit pretrain --data=tfds:cifar10 --workdir=runs/pretrain
+
+What it leaves in `<workdir>/bundled` is what the package ships in `finetune_kit/backbones/bundled`.
+"""
+
+import dataclasses
+import pathlib
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from apps import flags
+from finetune_kit import checks, console, data
+from recipes import settings
+
+if TYPE_CHECKING:
+    from finetune_kit.backbones import Classifier, SourceCard
+    from finetune_kit.data import ImageData
+
+WEIGHTS = "bundled.weights.h5"
+FOLDER = "bundled"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags of `finetune-kit pretrain`.
+
+    Raises:
+        ConfigError, DataError: A value that its field does not allow.
+    """
+
+    data: str = settings.option("Source images: a folder, a .csv manifest, or tfds:NAME.", "")
+    workdir: str = settings.option("Where weights, card and logs go; new or empty.", "")
+    data_dir: str = settings.option("Where TensorFlow Datasets keeps its data sets.", "")
+    terms: str = settings.option("Terms of use of the source images, for the card.", "")
+    image_size: int = settings.option("Side of the input in pixels.", 32, low=32, high=128)
+    validation_fraction: float = settings.option(
+        "Share of the training images that chooses the best epoch.", 0.05, low=0.01, high=0.5
+    )
+    epochs: int = settings.option("Passes over the images.", 24, low=1)
+    learning_rate: float = settings.option("Peak learning rate.", 2e-3, low=1e-6, high=1.0)
+    weight_decay: float = settings.option("Decoupled weight decay.", 0.05, low=0.0, high=1.0)
+    label_smoothing: float = settings.option(
+        "Share of each label that is spread over all classes.", 0.1, low=0.0, high=0.9
+    )
+    batch_size: int = settings.option("Images a step.", 64, low=1)
+    augment: str = settings.option(
+        "Strength of the augmentation.", "light", choices=settings.AUGMENTATIONS
+    )
+    seed: int = settings.option("Decides weights, splits, order and augmentation.", 0, low=0)
+    overwrite: bool = settings.option("Delete what an earlier run left in workdir.", False)
+    resume: bool = settings.option("Go on with the interrupted run in workdir.", False)
+
+    def __post_init__(self) -> None:
+        settings.check_options(self)
+        for name in ("data", "workdir"):
+            if not getattr(self, name):
+                raise checks.ConfigError(f"pretrain needs --{name}. Received: {name}=''")
+        data.check_source(self.data, self.data_dir or None)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command with the words behind its name; returns the exit code."""
+    config, words = flags.parse(argv, Config, command="pretrain")
+    flags.refuse_words("pretrain", words)
+    card = run(config)
+    console.say(
+        f"test accuracy {card.accuracy['value']:.1%} [{card.accuracy['low']:.1%}, "
+        f"{card.accuracy['high']:.1%}], n = {card.accuracy['n']}"
+    )
+    console.say(f"weights and card  {pathlib.Path(config.workdir) / FOLDER}")
+    return 0
+
+
+def run(config: Config) -> "SourceCard":
+    """Trains, scores the test split once, and writes weights and card.
+
+    Raises:
+        KitError: Whatever is wrong with the images or the directory; one line each.
+    """
+    from finetune_kit import backbones, results, strategy, training
+
+    results.refuse_used(config.workdir, overwrite=config.overwrite, resume=config.resume)
+    with console.progress("Decoding") as bar:
+        images = data.load(
+            config.data,
+            image_size=config.image_size,
+            data_dir=config.data_dir or None,
+            seed=config.seed,
+            validation_fraction=config.validation_fraction,
+            progress=bar.advance,
+        )
+    folder = results.prepare(config.workdir, overwrite=config.overwrite, resume=config.resume)
+    backbone = backbones.load(
+        "bundled", image_size=config.image_size, weights="none", seed=config.seed
+    )
+    classifier = backbones.attach_head(backbone, images.num_classes, seed=config.seed)
+    phase = strategy.from_scratch(
+        classifier.groups,
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        schedule=strategy.Schedule("cosine", warmup_epochs=min(1.0, config.epochs / 2)),
+        augment=config.augment,
+    )
+    training.run(
+        classifier,
+        (phase,),
+        images,
+        training.Options(
+            weight_decay=config.weight_decay,
+            label_smoothing=config.label_smoothing,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        ),
+        tensorboard_dir=folder / results.TENSORBOARD,
+        checkpoints=training.CheckpointStore(folder / results.CHECKPOINTS),
+        resume=config.resume,
+        identity=_identity(config, images),
+    )
+    card = describe(config, classifier, images)
+    target = folder / FOLDER
+    target.mkdir(exist_ok=True)
+    backbone.model.save_weights(target / WEIGHTS)
+    backbones.card.write(card, target)
+    return card
+
+
+def describe(config: Config, classifier: "Classifier", images: "ImageData") -> "SourceCard":
+    """Returns the source card of a trained network; moments and features over all of train.
+
+    Args:
+        config: What made the weights.
+        classifier: The trained network.
+        images: The source images, with a test split.
+    """
+    from finetune_kit import backbones, features, metrics
+
+    if images.test is None:
+        raise checks.DataError("A source card needs a test split. Received: none")
+    probabilities = features.predict(classifier, images.test)
+    right = int((probabilities.argmax(axis=1) == images.test.labels).sum())
+    accuracy = metrics.wilson(right, len(images.test)).to_dict() | {"n": len(images.test)}
+    mean, covariance, prototypes = backbones.card.feature_statistics(
+        features.extract(classifier, images.train),
+        images.train.labels,
+        num_classes=images.num_classes,
+    )
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in images.splits().items())
+    return backbones.SourceCard(
+        trained_on=f"{images.name} ({counts} images)",
+        terms=config.terms,
+        class_names=images.class_names,
+        image_size=config.image_size,
+        accuracy=accuracy,
+        recipe=_recipe(config),
+        moments=backbones.card.moments(classifier.backbone.model, images.train),
+        feature_mean=mean,
+        feature_covariance=covariance,
+        prototypes=prototypes,
+    )
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    """Returns the command, without places of one machine, and every setting."""
+    places = ("workdir", "data_dir", "overwrite", "resume", "terms")
+    made = {k: v for k, v in dataclasses.asdict(config).items() if k not in places}
+    kept = dataclasses.replace(
+        config, workdir="runs/pretrain", data_dir="", terms="", overwrite=False, resume=False
+    )
+    words = ["finetune-kit", "pretrain", *flags.as_words(kept)]
+    return {"command": shlex.join(words), **made}
+
+
+def _identity(config: Config, images: "ImageData") -> dict[str, Any]:
+    return {**_recipe(config), "fingerprint": images.fingerprint}
+
+
+if __name__ == "__main__":
+    from apps import main as apps_main
+
+    sys.exit(apps_main.run_app("pretrain"))

@@ -1,0 +1,72 @@
+"""What TensorFlow writes while it is loaded is not shown, unless loading fails."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from apps import quiet
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TENSORFLOW = """
+import os, sys
+os.write(2, b"chatter\\n")
+print("noise", file=sys.stderr)
+level = os.environ["TF_CPP_MIN_LOG_LEVEL"]
+"""
+PROGRAM = """
+import sys
+from apps import quiet
+quiet.switch_on()
+quiet.switch_on()
+import tensorflow
+from importlib import resources
+print(tensorflow.level, len(sys.meta_path), resources.files("tensorflow") / "x")
+print("after", file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Returns a function that loads a stand-in for TensorFlow in a process of its own."""
+
+    def run(text, **environment):
+        (tmp_path / "tensorflow").mkdir()
+        (tmp_path / "tensorflow" / "__init__.py").write_text(text)
+        kept = {k: v for k, v in os.environ.items() if k not in quiet.SETTINGS}
+        paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM], env=kept | {"PYTHONPATH": paths} | environment,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def test_what_is_written_while_loading_is_not_shown(load, tmp_path) -> None:
+    found = load(TENSORFLOW)
+    assert (found.returncode, found.stderr) == (0, "after\n")
+    level, finders, resource = found.stdout.split()
+    assert level == "3" and resource == str(tmp_path / "tensorflow" / "x")
+    plain = [sys.executable, "-c", "import sys; print(len(sys.meta_path))"]
+    before = subprocess.run(plain, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert int(finders) == int(before) + 1
+
+
+def test_what_the_user_has_set_stays(load) -> None:
+    assert load(TENSORFLOW, TF_CPP_MIN_LOG_LEVEL="0").stdout.split()[0] == "0"
+
+
+def test_when_loading_fails_everything_is_shown(load) -> None:
+    found = load(TENSORFLOW + "raise ImportError('no such library')")
+    assert found.returncode == 1
+    assert found.stderr.startswith("chatter\nnoise\n")
+    assert found.stderr.endswith("ImportError: no such library\n")
+
+
+def test_a_process_without_tensorflow_is_none_the_worse(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    assert quiet._Finder().find_spec("tensorflow", [], None) is None
+    assert quiet._Finder().find_spec("json", None, None) is None

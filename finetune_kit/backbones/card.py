@@ -57,7 +57,7 @@ def read(folder: pathlib.Path) -> SourceCard | None:
             **{**facts, "class_names": tuple(facts["class_names"])},
             moments=moments,
             feature_mean=arrays["feature_mean"],
-            feature_covariance=arrays["feature_covariance"].astype(np.float32),
+            feature_covariance=arrays["feature_covariance"],
             prototypes=arrays["prototypes"],
         )
 
@@ -71,15 +71,14 @@ def write(card: SourceCard, folder: pathlib.Path) -> None:
     }
     text = json.dumps({**facts, "layers": list(card.moments)}, indent=2) + "\n"
     (folder / CARD).write_text(text, encoding="utf-8")
-    np.savez_compressed(
-        folder / STATISTICS,
-        feature_mean=card.feature_mean,
-        # Half precision: the card is shipped, and the distances need three digits at most.
-        feature_covariance=card.feature_covariance.astype(np.float16),
-        prototypes=card.prototypes,
-        **{f"mean/{layer}": mean for layer, (mean, _) in card.moments.items()},
-        **{f"variance/{layer}": variance for layer, (_, variance) in card.moments.items()},
-    )
+    arrays: dict[str, Any] = {
+        "feature_mean": card.feature_mean,
+        "feature_covariance": card.feature_covariance,
+        "prototypes": card.prototypes,
+    }
+    for layer, (mean, variance) in card.moments.items():
+        arrays |= {f"mean/{layer}": mean, f"variance/{layer}": variance}
+    np.savez_compressed(folder / STATISTICS, **arrays)
 
 
 def moments(
@@ -108,13 +107,13 @@ def moments(
         x = layer.input
         axes = tuple(range(1, len(x.shape) - 1))
         taps += [keras.ops.mean(x, axis=axes), keras.ops.mean(keras.ops.square(x), axis=axes)]
-    tapped = keras.Model(model.inputs, taps)
+    tapped = keras.Model(model.inputs[0], taps)
     batches = data.evaluation_batches(split, batch_size=batch_size)
     values = [np.mean(v, axis=0, dtype=np.float64) for v in tapped.predict(batches, verbose=0)]
     return {
         layer.name: (
-            values[2 * i].astype(np.float32),
-            np.maximum(values[2 * i + 1] - values[2 * i] ** 2, 0.0).astype(np.float32),
+            np.asarray(values[2 * i], np.float32),
+            np.asarray(np.maximum(values[2 * i + 1] - values[2 * i] ** 2, 0.0), np.float32),
         )
         for i, layer in enumerate(layers)
     }

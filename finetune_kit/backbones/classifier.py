@@ -33,7 +33,7 @@ class Classifier:
         return (*(stage.name for stage in self.backbone.stages), HEAD)
 
     def layers_of(self, group: str) -> list[keras.layers.Layer]:
-        """Returns the leaf layers of a stage or of the head.
+        """Returns the leaf layers of a stage or of the head, each once.
 
         Raises:
             ConfigError: No such group.
@@ -42,9 +42,10 @@ class Classifier:
         if group == HEAD:
             return [self.head]
         stage = next(stage for stage in self.backbone.stages if stage.name == group)
-        return [
+        found = [
             leaf for name in stage.layers for leaf in _leaves(self.backbone.model.get_layer(name))
         ]
+        return list({id(leaf): leaf for leaf in found}.values())
 
     def predictor(self) -> keras.Model:
         """Returns the model that is saved: raw images of any size to probabilities.
@@ -55,8 +56,10 @@ class Classifier:
         """
         size = self.backbone.image_size
         raw = keras.Input((None, None, 3), name="image", dtype="float32")
-        resized = keras.layers.Resizing(size, size, antialias=True, name="resize", dtype="float32")
-        pixels = keras.ops.round(resized(raw))
+        resize = keras.layers.Resizing(size, size, antialias=True, name="resize", dtype="float32")
+        # Keras' image layers hold that they train unless told otherwise, and so would every layer
+        # behind them: BatchNorm would normalise with the batch at hand and forget its statistics.
+        pixels = keras.ops.round(resize(raw, training=False))
         softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
         return keras.Model(raw, softmax(self.model(pixels)), name="classifier")
 
@@ -78,7 +81,7 @@ def attach_head(
     checks.in_range("num_classes", num_classes, 2)
     checks.in_range("dropout", dropout, 0.0, 1.0, open_high=True)
     pool = keras.layers.GlobalAveragePooling2D(name="pooled_features", dtype="float32")
-    features = pool(backbone.model.output)
+    features = pool(backbone.model.outputs[0])
     head = keras.layers.Dense(
         num_classes,
         name=HEAD,
@@ -88,8 +91,8 @@ def attach_head(
     x = features
     if dropout:
         x = keras.layers.Dropout(dropout, seed=seed, name="head_dropout", dtype="float32")(x)
-    inputs = backbone.model.inputs
-    return Classifier(backbone, keras.Model(inputs, head(x)), keras.Model(inputs, features), head)
+    pixels = backbone.model.inputs[0]
+    return Classifier(backbone, keras.Model(pixels, head(x)), keras.Model(pixels, features), head)
 
 
 def _leaves(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:

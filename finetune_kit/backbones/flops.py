@@ -7,16 +7,22 @@ import keras
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
 
 def flops(layer: Any) -> int:
-    """Returns the operations of one layer for one image; a multiply-add counts as two.
+    """Returns the operations of a layer or model for one image; a multiply-add counts as two.
 
     Convolutions, depthwise and separable convolutions and dense layers are counted, as is usual
     (He et al., 2016, table 1, counts their multiply-adds once); everything else is small beside
     them and counts as zero.
+
+    Args:
+        layer: Has been called on images of a known size.
     """
-    if isinstance(layer, keras.layers.SeparableConv2D):
+    if isinstance(layer, keras.Model):
+        return sum(map(flops, layer.layers))
+    if isinstance(layer, SEPARABLE):
         positions = _positions(layer.output)
         depthwise, pointwise = layer.depthwise_kernel.shape, layer.pointwise_kernel.shape
         return 2 * positions * (math.prod(depthwise) + math.prod(pointwise))

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import os
 import pathlib
+import random
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,11 +15,23 @@ from finetune_kit import checks
 from finetune_kit.backbones import card, catalogue, network, stages, types, weights
 
 BUNDLED_FILES = pathlib.Path(__file__).parent / "bundled"
+IMAGENET_CLASSES = 1000
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Means and deviations of ImageNet's training images, as keras.applications applies them.
 CAFFE_MEANS_BGR = (103.939, 116.779, 123.68)
 TORCH_MEANS = (0.485, 0.456, 0.406)
 TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
+# Arguments of the constructors that would break what a backbone is: raw pixels to a feature map.
+SET_BY_THE_KIT = (
+    "include_top",
+    "weights",
+    "input_tensor",
+    "input_shape",
+    "pooling",
+    "classes",
+    "classifier_activation",
+    "include_preprocessing",
+)
 
 
 def load(
@@ -40,21 +53,20 @@ def load(
         arguments: Arguments of the constructor, such as `{"alpha": 0.25}`. The width of a
             MobileNet is otherwise read from the shapes in the weights file.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
-        seed: Draws random weights.
+        seed: Draws random weights; the caller's random state is left as it was.
 
     Raises:
-        ConfigError: An unknown name, precision or argument, or an image below the minimum size.
+        ConfigError: An unknown name, precision or argument, an argument that the kit sets itself,
+            or an image below the minimum size.
         WeightsError: The file is missing, damaged or made for another network, or the ImageNet
             weights cannot be downloaded.
     """
     checks.one_of("precision", precision, PRECISIONS)
     name = catalogue.canonical(name)
     size = catalogue.image_size(name, image_size)
-    with _policy(precision):
-        keras.utils.set_random_seed(seed)
+    with _policy(precision), _seeded(seed):
         if name == catalogue.BUNDLED:
-            model, source = _bundled(size, weights, dict(arguments or {}))
-            source_classes = None
+            model, source, source_classes = _bundled(size, weights, dict(arguments or {}))
         else:
             model, source, source_classes = _application(
                 name, size, weights or "imagenet", dict(arguments or {})
@@ -75,21 +87,30 @@ def preprocess(pixels: Any, mode: str) -> Any:
 
     Args:
         pixels: Symbolic or eager tensor.
-        mode: One of `catalogue.PREPROCESSING`; equals `keras.applications.*.preprocess_input`.
+        mode: One of `catalogue.PREPROCESSING`; equals `keras.applications.*.preprocess_input`,
+            in float32 whatever the precision of the network.
     """
     if mode == "tf":
-        return keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
+        return _rescaling(1 / 127.5, -1.0)(pixels)
     if mode == "caffe":
         bgr = keras.ops.flip(pixels, axis=-1)
-        return keras.layers.Rescaling(1.0, offset=[-mean for mean in CAFFE_MEANS_BGR])(bgr)
+        return _rescaling(1.0, [-mean for mean in CAFFE_MEANS_BGR])(bgr)
     if mode == "torch":
         scale = [1 / (255 * deviation) for deviation in TORCH_DEVIATIONS]
         offset = [-m / d for m, d in zip(TORCH_MEANS, TORCH_DEVIATIONS, strict=True)]
-        return keras.layers.Rescaling(scale, offset=offset)(pixels)
+        return _rescaling(scale, offset)(pixels)
     return pixels
 
 
-def _bundled(size: int, source: str, arguments: dict[str, Any]) -> tuple[keras.Model, str]:
+def _rescaling(scale: float | list[float], offset: float | list[float]) -> keras.layers.Layer:
+    # In bfloat16 neighbouring grey levels would become one.
+    return keras.layers.Rescaling(scale, offset=offset, dtype="float32")
+
+
+def _bundled(
+    size: int, source: str, arguments: dict[str, Any]
+) -> tuple[keras.Model, str, int | None]:
+    """Returns (model, weights, classes of the head in the weights file)."""
     if arguments:
         raise checks.ConfigError(
             "The bundled backbone takes no arguments. " + checks.received(backbone_args=arguments)
@@ -105,11 +126,12 @@ def _bundled(size: int, source: str, arguments: dict[str, Any]) -> tuple[keras.M
             "The bundled backbone has no ImageNet weights. Received: weights='imagenet'. Leave "
             "--weights out, or choose another --backbone."
         )
-    if source != "none":
-        path = source or os.fspath(BUNDLED_FILES / "bundled.weights.h5")
-        weights.read_shapes(path)
-        weights.load_weights(model, path)
-    return model, source or catalogue.BUNDLED
+    if source == "none":
+        return model, source, None
+    path = source or os.fspath(BUNDLED_FILES / "bundled.weights.h5")
+    rest = weights.leftover(weights.kernels(model), weights.read_shapes(path))
+    weights.load_weights(model, path)
+    return model, source or catalogue.BUNDLED, weights.head_width(rest or [])
 
 
 def _application(
@@ -117,23 +139,14 @@ def _application(
 ) -> tuple[keras.Model, str, int | None]:
     """Returns (model, weights, classes of the head in the weights file)."""
     entry = catalogue.entry(name)
-    if source in ("none", "imagenet"):
-        try:
-            model = _construct(entry, size, arguments, None if source == "none" else source)
-        except checks.KitError:
-            raise
-        except Exception as error:  # Keras raises a bare Exception when a download fails
-            if source == "none":
-                raise checks.ConfigError(
-                    f"{entry.constructor} cannot be built. Received: image_size={size}, "
-                    f"{arguments}, {' '.join(str(error).split())[:200]}"
-                ) from error
-            raise checks.WeightsError(weights.download_advice(error, entry.constructor)) from error
-        return model, source, 1000 if source == "imagenet" else None
+    if source == "none":
+        return _construct(entry, size, arguments, None), source, None
+    if source == "imagenet":
+        return _construct(entry, size, arguments, source), source, IMAGENET_CLASSES
     found = weights.read_shapes(source)
     model, rest = _fitting(entry, size, arguments, found, source)
     weights.load_weights(model, source)
-    return model, source, rest[-1][-1] if rest else None
+    return model, source, weights.head_width(rest)
 
 
 def _fitting(
@@ -151,7 +164,7 @@ def _fitting(
         candidates = [{**arguments, "alpha": alpha} for alpha in weights.alphas_by_stem(found)]
     for candidate in candidates:
         model = _construct(entry, size, candidate, None)
-        rest = weights.leftover([w.shape for w in model.weights if len(w.shape) >= 2], found)
+        rest = weights.leftover(weights.kernels(model), found)
         if rest is not None:
             return model, rest
     widths = " of any width" if len(candidates) > 1 else ""
@@ -165,22 +178,42 @@ def _construct(
     entry: catalogue.Entry, size: int, arguments: dict[str, Any], source: str | None
 ) -> keras.Model:
     constructor = getattr(keras.applications, entry.constructor)
-    allowed = inspect.signature(constructor).parameters
+    allowed = [p for p in inspect.signature(constructor).parameters if p not in SET_BY_THE_KIT]
     for argument in arguments:
         checks.one_of("backbone_args", argument, allowed)
     pixels = keras.Input((size, size, 3), name="pixels")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes other than 224 are what we want
-            return constructor(
-                **{"include_top": False, "weights": source, **arguments},
+            model = constructor(
+                **arguments,
+                include_top=False,
+                weights=source,
                 input_tensor=preprocess(pixels, entry.preprocessing),
             )
-    except (ValueError, TypeError) as error:
+            # The constructors ask for a list of one input, and warn of whoever calls with a tensor.
+            return keras.Model(pixels, model.outputs[0], name=model.name)
+    # Keras raises a bare Exception when a download fails, and a ValueError for an argument that
+    # will not do as for a download that came damaged.
+    except Exception as error:
+        of_argument = isinstance(error, ValueError | TypeError) and "corrupted" not in str(error)
+        if source and not of_argument:
+            raise checks.WeightsError(weights.download_advice(error, entry.constructor)) from error
         raise checks.ConfigError(
             f"{entry.constructor} cannot be built so. Received: image_size={size}, "
             f"{arguments or 'no arguments'}: {' '.join(str(error).split())[:200]}"
         ) from error
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds Python's generator, which Keras asks for the seed of every layer made inside."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 @contextlib.contextmanager

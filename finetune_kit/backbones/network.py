@@ -21,7 +21,7 @@ def build(image_size: int, *, blocks: Sequence[Sequence[int]] = BLOCKS) -> keras
         blocks: Filters of the convolutions, block by block; a pooling stands between two blocks.
     """
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescaling")(pixels)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="rescaling")(pixels)
     for b, filters in enumerate(blocks, start=1):
         if b > 1:
             x = keras.layers.MaxPooling2D(2, name=f"pool_{b - 1}")(x)

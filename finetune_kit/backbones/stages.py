@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from finetune_kit import checks
 from finetune_kit.backbones import types
 
 
@@ -28,7 +29,12 @@ def find_stages(model: keras.Model) -> tuple[types.Stage, ...]:
 
     Returns:
         `stem`, `stage_1`, … from input to output.
+
+    Raises:
+        ConfigError: The model is no functional one, has several inputs or outputs, or takes images
+            of any side.
     """
+    _check(model)
     steps = _steps(model)
     side = int(model.inputs[0].shape[1])
     ends: dict[int, int] = {}  # halvings to position of the last cut
@@ -43,7 +49,10 @@ def find_stages(model: keras.Model) -> tuple[types.Stage, ...]:
             types.Stage(
                 name="stem" if i == 0 else f"stage_{i}",
                 layers=tuple(
-                    s.operation.name for s in own if isinstance(s.operation, keras.layers.Layer)
+                    # A layer that is called twice is still one layer.
+                    dict.fromkeys(
+                        s.operation.name for s in own if isinstance(s.operation, keras.layers.Layer)
+                    )
                 ),
                 output=steps[end].output,
                 divisor=2 ** _halvings(side, steps[end].output),
@@ -51,6 +60,24 @@ def find_stages(model: keras.Model) -> tuple[types.Stage, ...]:
         )
         start = end + 1
     return tuple(stages)
+
+
+def _check(model: keras.Model) -> None:
+    graph = getattr(model, "_nodes_by_depth", None)
+    inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
+    single = len(inputs) == len(outputs) == 1
+    if graph and single and len(inputs[0].shape) == 4 and inputs[0].shape[1]:
+        return
+    raise checks.ConfigError(
+        "Stages are found in a functional model with one input [b, s, s, 3] of a known side and "
+        "one output. "
+        + checks.received(
+            model=model.name,
+            type=type(model).__name__,
+            inputs=[tuple(tensor.shape) for tensor in inputs],
+            outputs=[tuple(tensor.shape) for tensor in outputs],
+        )
+    )
 
 
 def _steps(model: keras.Model) -> list[_Step]:

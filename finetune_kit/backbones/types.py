@@ -35,7 +35,7 @@ class Backbone:
         model: One flat functional graph: float32 [b, s, s, 3] in [0, 255] to [b, h, w, c].
         stages: Every layer in exactly one stage, from input to output.
         image_size: s, pixels.
-        weights: Where the weights came from: a file, "imagenet" or "none".
+        weights: Where the weights came from: a file, "imagenet", "bundled" or "none".
         source_classes: Classes of the head that the weights file holds besides; None without one.
         card: What is known of the source data, or None.
     """

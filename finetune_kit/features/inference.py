@@ -28,6 +28,8 @@ def predict(
         batch_size: Images a forward pass; it does not change the result.
         model: A model to run instead, with the same input and output: one that was traced before.
     """
+    if len(split) == 0:
+        return np.zeros((0, classifier.model.output_shape[-1]))
     batches = data.evaluation_batches(split, batch_size=batch_size)
     logits = (model or classifier.model).predict(batches, verbose=0)
     return scipy.special.softmax(np.asarray(logits, np.float64), axis=1)

@@ -4,6 +4,7 @@ Flags are written on leaf layers, BatchNorm by its own policy, and what came of 
 Keras 3 a flag on a parent may be a no-op, or may open layers that were meant to stay frozen.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -31,16 +32,19 @@ def apply(classifier: "Classifier", phase: phases.Phase) -> None:
             layer between groups or has one outside them, so that the plan cannot be carried out.
     """
     phases.check((phase,), classifier.groups)
+    owners = _owners(classifier)
     for layer in classifier.model._flatten_layers(include_self=True):
         # A frozen container hides the variables of layers that train.
         if not layer.trainable and list(layer._layers):
             layer.trainable = True
-    planned: set[str] = set()
-    for group in classifier.groups:
-        for layer in classifier.layers_of(group):
-            layer.trainable = _trains(layer, phase, group)
-            if layer.trainable:
-                planned |= {variable.path for variable in layer._trainable_variables}
+    planned: dict[int, str] = {}
+    for layer, group in owners:
+        layer.trainable = trains = _trains(layer, phase, group)
+        for variable in layer._trainable_variables:
+            # Keras passes over a layer whose own flag is right already.
+            variable.trainable = trains
+            if trains:
+                planned[id(variable)] = variable.path
     _verify(classifier, planned)
 
 
@@ -74,17 +78,53 @@ def _trains(layer: keras.layers.Layer, phase: phases.Phase, group: str) -> bool:
     return not is_batch_norm or phase.batch_norm == "trainable"
 
 
-def _verify(classifier: "Classifier", planned: set[str]) -> None:
-    """Compares what the model would train with the plan."""
-    actual = {variable.path for variable in classifier.model.trainable_variables}
-    if actual != planned:
+def _owners(classifier: "Classifier") -> list[tuple[keras.layers.Layer, str]]:
+    """Returns every leaf layer with its group.
+
+    Raises:
+        ConfigError: A variable belongs to two groups or to none.
+    """
+    owners = [(layer, g) for g in classifier.groups for layer in classifier.layers_of(g)]
+    groups: dict[int, str] = {}
+    for layer, group in owners:
+        for variable in _own_variables(layer):
+            first = groups.setdefault(id(variable), group)
+            if first != group:
+                raise checks.ConfigError(
+                    "A layer belongs to one group, or it would have to follow two plans. Received: "
+                    f"{variable.path!r} in {first} and {group}. Give each group its own layer."
+                )
+    outside = [
+        variable.path
+        for layer in classifier.model._flatten_layers()
+        for variable in _own_variables(layer)
+        if id(variable) not in groups
+    ]
+    if outside:
         raise checks.ConfigError(
-            "The network cannot be divided as planned: every layer must belong to one group. "
-            f"Received: {_some(actual - planned)} would train unplanned, "
-            f"{_some(planned - actual)} would not train."
+            "Every layer belongs to a stage or is the head. "
+            f"Received: {_some(outside)} in no group. Find the stages with `backbones.find_stages`."
+        )
+    return owners
+
+
+def _own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Returns the variables of a layer, without those of its sublayers and without seeds."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def _verify(classifier: "Classifier", planned: dict[int, str]) -> None:
+    """Compares what the model would train with the plan."""
+    actual = {id(variable): variable.path for variable in classifier.model.trainable_variables}
+    if actual.keys() != planned.keys():
+        unplanned = [path for key, path in actual.items() if key not in planned]
+        idle = [path for key, path in planned.items() if key not in actual]
+        raise checks.ConfigError(
+            "The network cannot be trained as planned. "
+            f"Received: {_some(unplanned)} would train unplanned, {_some(idle)} would not train."
         )
 
 
-def _some(paths: set[str]) -> str:
-    shown = ", ".join(sorted(paths)[:3]) or "nothing"
-    return shown + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(sorted(names)[:3]) or "nothing"
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

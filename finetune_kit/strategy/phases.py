@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from finetune_kit import checks
+from finetune_kit.data import levels
 from finetune_kit.strategy import schedules
 
 HEAD = "head"
@@ -48,6 +49,7 @@ class Phase:
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", _table_of(self.name, self.multipliers))
         checks.one_of("batch_norm", self.batch_norm, BATCH_NORM)
+        checks.one_of("augment", self.augment, levels.LEVELS)
         if self.solved:
             _check_solved(self)
         else:

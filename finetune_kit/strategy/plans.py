@@ -171,29 +171,19 @@ def gradual(
     Raises:
         ConfigError: There are fewer epochs than the phases need.
     """
-    stages = _stages(groups)
-    opening = epochs_each * (len(stages) - 1)
-    if epochs <= opening:
-        raise checks.ConfigError(
-            f"Opening {len(stages)} stages one by one needs more than {opening} epochs. "
-            + checks.received(epochs=epochs, epochs_each=epochs_each)
-        )
-    last = everything(
-        groups,
-        learning_rate=learning_rate,
-        epochs=epochs - opening,
-        schedule=schedule,
-        batch_norm=batch_norm,
-        augment=augment,
-    )
-    rates = spread(groups, ratio)
+    stages, rates = _stages(groups), spread(groups, ratio)
+    rest = _after_opening(len(stages), epochs=epochs, epochs_each=epochs_each)
+    # Training is under way by then: a warm-up must not fill the last phase.
+    warmup = min(schedule.warmup_epochs, rest / 2)
     return tuple(
-        dataclasses.replace(
-            last,
+        Phase(
             name=f"from_{stage}",
             multipliers={g: rates[g] if g in groups[first:] else 0.0 for g in groups},
-            epochs=epochs_each if first else last.epochs,
-            schedule=CONSTANT if first else schedule,
+            learning_rate=learning_rate,
+            epochs=epochs_each if first else rest,
+            schedule=CONSTANT if first else dataclasses.replace(schedule, warmup_epochs=warmup),
+            batch_norm=batch_norm,
+            augment=augment,
         )
         for first, stage in reversed(list(enumerate(stages)))
     )
@@ -233,6 +223,17 @@ def _stages(groups: Sequence[str]) -> list[str]:
             + checks.received(groups=tuple(groups))
         )
     return list(groups[:-1])
+
+
+def _after_opening(stages: int, *, epochs: int, epochs_each: int) -> int:
+    """Returns the epochs that are left once all stages are open, at least 1."""
+    opening = epochs_each * (stages - 1)
+    if epochs <= opening:
+        raise checks.ConfigError(
+            f"Opening {stages} stages one by one needs more than {opening} epochs. "
+            + checks.received(epochs=epochs, epochs_each=epochs_each)
+        )
+    return epochs - opening
 
 
 def _last(groups: Sequence[str], count: int) -> dict[str, float]:

@@ -56,8 +56,7 @@ class Task:
         progress: Advanced by one a step.
         points: Rows after which the course ends; None follows it to its end.
         start: Where the course stands, if `book` holds rows.
-        note: Called with where the course stands after every row: the values of the classifier's
-            variables and of the optimizer's by key.
+        note: Called after every row; `Course.capture` then returns where the course stands.
     """
 
     train: "Split"
@@ -66,7 +65,7 @@ class Task:
     progress: console.Progress
     points: int | None = None
     start: "journal.Standing | None" = None
-    note: Callable[[list[np.ndarray], dict[str, np.ndarray]], None] = lambda variables, state: None
+    note: Callable[[], None] = lambda: None
 
 
 class Course:
@@ -105,6 +104,7 @@ class Course:
         self._solver = solving.Solver(classifier, num_classes=num_classes, seed=options.seed)
         self._scales = [1.0] * len(self._phases)
         self._unguarded: set[int] = set()
+        self._last: fitter.Fitter | None = None
         self._training_seconds = 0.0
 
     @property
@@ -155,8 +155,9 @@ class Course:
         snapshots.put(
             self._classifier.model.variables, task.start.variables if task.start else self._initial
         )
-        last: fitter.Fitter | None = None
-        epoch = 0
+        if task.start:
+            self._reweigh(task.book)
+        self._last, epoch = None, 0
         for index, phase in enumerate(self._phases):
             left = math.inf if task.points is None else task.points - len(task.book.rows)
             if left <= 0:
@@ -164,17 +165,29 @@ class Course:
             done = len(task.book.rows_of(phase.name))
             if phase.solved:
                 if not done:
-                    self._solve(phase, task, epoch=epoch, reuse=last is None)
+                    self._solve(phase, task, epoch=epoch, reuse=self._last is None)
                 continue
-            last = self._open(index, last)
-            if task.start and task.book.rows[-1]["phase"] == phase.name:
-                last.go_on(task.start.optimizer)
+            self._last = self._open(index, self._last)
+            stands_here = task.start is not None and task.book.rows[-1]["phase"] == phase.name
+            if task.start is not None and stands_here:
+                self._last.go_on(task.start.optimizer)
             epochs = range(epoch + done, epoch + int(min(phase.epochs, done + left)))
             if not task.book.exhausted(phase.name, self._options.patience) and epochs:
-                self._fit(index, last, task, epochs, begin=epoch)
-            elif done:
-                last.finish()
+                self._fit(index, self._last, task, epochs, begin=epoch)
+            elif stands_here:
+                self._last.finish()
+                self._reweigh(task.book)
             epoch += phase.epochs
+
+    def _reweigh(self, book: ledger.Ledger) -> None:
+        """Gives the last row of a book the classifier's present weights."""
+        if book.last is not None:
+            book.last = dataclasses.replace(book.last, weights=snapshots.take(self.weights))
+
+    def capture(self) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+        """Returns the values of the classifier's variables, and of the optimizer's by key."""
+        state = {} if self._last is None else self._last.state()
+        return snapshots.take(self._classifier.model.variables), state
 
     def restore(self, weights: Sequence[np.ndarray]) -> None:
         """Puts weights into the classifier that a ledger kept."""
@@ -192,10 +205,7 @@ class Course:
             "seconds": time.perf_counter() - began,
         }
         task.book.add(row, held_out, snapshots.take(self.weights))
-        self._note(task, {})
-
-    def _note(self, task: Task, state: dict[str, np.ndarray]) -> None:
-        task.note(snapshots.take(self._classifier.model.variables), state)
+        task.note()
 
     def _open(self, index: int, previous: fitter.Fitter | None) -> fitter.Fitter:
         if index not in self._fitters:
@@ -248,7 +258,7 @@ class Course:
             score=self._scorer(task),
             weights=self.weights,
             patience=self._options.patience,
-            after=lambda: self._note(task, current.state()),
+            after=task.note,
         )
 
     def _stop(self, book: ledger.Ledger, phase: "Phase") -> None:

@@ -45,7 +45,7 @@ class Fitter:
         """
         applying.apply(classifier, phase)
         self._classifier, self.phase = classifier, phase
-        self.model = keras.Model(classifier.model.inputs, classifier.model.outputs[0])
+        self.model = keras.Model(classifier.model.inputs[0], classifier.model.outputs[0])
         before = previous.model.optimizer if previous else None
         optimizer = self._make_optimizer(options, before)
         self.model.compile(

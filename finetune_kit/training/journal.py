@@ -1,4 +1,4 @@
-"""Where a run stands, on the disk: noted after every epoch, written now and then, read to go on."""
+"""Where a run stands, on the disk: written now and then after an epoch, and read to go on."""
 
 import dataclasses
 import json
@@ -38,40 +38,32 @@ class Journal:
     """The checkpoints of one run; does nothing without a store."""
 
     def __init__(
-        self,
-        store: checkpoints.CheckpointStore | None,
-        identity: Mapping[str, Any],
-        *,
-        every: float = EVERY,
+        self, store: checkpoints.CheckpointStore | None, identity: Mapping[str, Any]
     ) -> None:
         """Writes nothing yet.
 
         Args:
             store: Where checkpoints are kept, or None.
             identity: What must be equal for a run to go on: settings and data, JSON types.
-            every: Least seconds between two checkpoints.
         """
-        self._store, self._every = store, every
+        self._store = store
         self._identity = json.loads(json.dumps(dict(identity)))  # as it comes back from the disk
-        self._pending: Standing | None = None
         self._written = time.monotonic()
 
-    def note(self, standing: Standing) -> None:
-        """Remembers where the run stands, and writes it if the last checkpoint is old enough."""
-        self._pending = standing
-        if time.monotonic() - self._written >= self._every:
-            self.flush()
+    @property
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another one."""
+        return self._store is not None and time.monotonic() - self._written >= EVERY
 
-    def flush(self) -> None:
-        """Writes what was noted and not yet written.
+    def write(self, standing: Standing) -> None:
+        """Writes where the run stands.
 
         Raises:
             EnvironmentFault: The disk is full or not writable.
         """
-        if self._store is None or self._pending is None:
-            return
-        self._store.save(*_encode(self._pending, self._identity))
-        self._pending, self._written = None, time.monotonic()
+        if self._store is not None:
+            self._store.save(*_encode(standing, self._identity))
+            self._written = time.monotonic()
 
     def read(self) -> Standing | None:
         """Returns where the run stands, None if there is no checkpoint.
@@ -107,6 +99,8 @@ def _encode(
         if book.best is not None and book.best.score is not None:
             arrays |= _score_arrays(book.best.score, f"books/{number}/best")
             arrays |= {f"books/{number}/best/{i}": v for i, v in enumerate(book.best.weights)}
+        if book.last is not None and book.last.score is not None:
+            arrays |= _score_arrays(book.last.score, f"books/{number}/last")
         books.append({"rows": book.rows, "best": book.best.point if book.best else None})
     state = {
         "identity": dict(identity),
@@ -126,9 +120,12 @@ def _decode(found: checkpoints.Generation) -> Standing:
         while f"books/{number}/scores/{len(scores)}/losses" in arrays:
             scores.append(_score(arrays, f"books/{number}/scores/{len(scores)}"))
         book = ledger.Ledger(keep_scores=bool(scores), rows=list(entry["rows"]), scores=scores)
+        best, last = f"books/{number}/best", f"books/{number}/last"
         if entry["best"] is not None:
-            where = f"books/{number}/best"
-            book.best = ledger.Kept(entry["best"], _numbered(arrays, where), _score(arrays, where))
+            book.best = ledger.Kept(entry["best"], _numbered(arrays, best), _score(arrays, best))
+        score = _score(arrays, last) if f"{last}/losses" in arrays else None
+        # Its weights are among the variables; the course puts them back.
+        book.last = ledger.Kept(len(book.rows) - 1, [], score)
         books.append(book)
     prefix = "optimizer/"
     return Standing(

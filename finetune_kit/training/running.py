@@ -80,8 +80,6 @@ def run(
     try:
         return attempt.persist(diary.read() if resume else None)
     finally:
-        # After an interrupt too: what was computed is not lost.
-        diary.flush()
         board.close()
 
 
@@ -198,15 +196,19 @@ class _Attempt:
                 note=self._note,
             )
         )
+        self._write()  # the end of a course is worth a checkpoint however young the last one is
         return book
 
-    def _note(self, variables: list[np.ndarray], state: dict[str, np.ndarray]) -> None:
-        books = tuple(
-            dataclasses.replace(book, rows=list(book.rows), scores=list(book.scores))
-            for book in self.books
-        )
-        self.diary.note(
-            journal.Standing(self.way.scales, tuple(self.restarts), books, variables, state)
+    def _note(self) -> None:
+        if self.diary.due:
+            self._write()
+
+    def _write(self) -> None:
+        variables, optimizer = self.way.capture()
+        self.diary.write(
+            journal.Standing(
+                self.way.scales, tuple(self.restarts), tuple(self.books), variables, optimizer
+            )
         )
 
     def _tell(self, row: ledger.Row, *, final_rows: list[ledger.Row]) -> None:

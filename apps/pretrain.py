@@ -83,15 +83,7 @@ def run(config: Config) -> "SourceCard":
     from finetune_kit import backbones, results, strategy, training
 
     results.refuse_used(config.workdir, overwrite=config.overwrite, resume=config.resume)
-    with console.progress("Decoding") as bar:
-        images = data.load(
-            config.data,
-            image_size=config.image_size,
-            data_dir=config.data_dir or None,
-            seed=config.seed,
-            validation_fraction=config.validation_fraction,
-            progress=bar.advance,
-        )
+    images = _images(config)
     folder = results.prepare(config.workdir, overwrite=config.overwrite, resume=config.resume)
     backbone = backbones.load(
         "bundled", image_size=config.image_size, weights="none", seed=config.seed
@@ -125,6 +117,18 @@ def run(config: Config) -> "SourceCard":
     backbone.model.save_weights(target / WEIGHTS)
     backbones.card.write(card, target)
     return card
+
+
+def _images(config: Config) -> "ImageData":
+    with console.progress("Decoding") as bar:
+        return data.load(
+            config.data,
+            image_size=config.image_size,
+            data_dir=config.data_dir or None,
+            seed=config.seed,
+            validation_fraction=config.validation_fraction,
+            progress=bar.advance,
+        )
 
 
 def describe(config: Config, classifier: "Classifier", images: "ImageData") -> "SourceCard":

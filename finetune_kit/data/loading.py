@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -74,16 +74,8 @@ def load(
     audit.refuse_bad(decoded.bad, len(found), max_bad_fraction)
     audit.refuse_unseen(found, decoded.good)
     everything = _everything(found, decoded, image_size)
-    images = splits.Images(
-        everything.labels,
-        everything.names,
-        [found.splits[i] for i in everything.indices],
-        found.classes,
-    )
     shares = {"test": test_fraction} | ({} if per_class else {"validation": validation_fraction})
-    division = splits.divide(images, shares, seed=seed)
-    if per_class:
-        division = splits.budget(images, division, seed=seed, per_class=per_class)
+    division = _divide(found, everything, shares, seed=seed, per_class=per_class)
     parts = {split: everything.take(positions) for split, positions in division.parts.items()}
     return types.ImageData(
         name=name,
@@ -141,6 +133,23 @@ def _everything(found: listing.Listing, decoded: audit.Decoded, image_size: int)
         labels=np.array([index[label] for label in found.labels], np.int64),
         names=found.names,
     ).take(decoded.good)
+
+
+def _divide(
+    found: listing.Listing,
+    everything: types.Split,
+    shares: Mapping[str, float],
+    *,
+    seed: int,
+    per_class: int,
+) -> splits.Division:
+    """Returns who is in which split, within the label budget if there is one."""
+    given = [found.splits[i] for i in everything.indices]
+    images = splits.Images(everything.labels, everything.names, given, found.classes)
+    division = splits.divide(images, shares, seed=seed)
+    return (
+        splits.budget(images, division, seed=seed, per_class=per_class) if per_class else division
+    )
 
 
 def _audit(

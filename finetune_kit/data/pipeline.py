@@ -67,14 +67,6 @@ def batches(
     checks.in_range("batch_size", batch_size, 1)
     read = _reader(split, seed=seed)
 
-    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        places = _numpy(
-            lambda e: _places(split, sampling, seed=seed, epoch=int(e)), [epoch], tf.int64
-        )
-        places.set_shape([None, 2])
-        chunks = tf.data.Dataset.from_tensor_slices(places).batch(batch_size)
-        return chunks.map(lambda chunk: (epoch, chunk))
-
     def batch(epoch: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pixels, labels, draws = read(epoch, places)
         targets = tf.one_hot(labels, num_classes)
@@ -84,7 +76,8 @@ def batches(
         # A mixed image weighs what its parts weigh.
         return images, targets, tf.linalg.matvec(targets, class_weights)
 
-    stream = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches).skip(first_step)
+    chunks = _chunks(split, sampling, seed=seed, batch_size=batch_size)
+    stream = tf.data.Dataset.range(first_epoch, epochs).flat_map(chunks).skip(first_step)
     return _mapped(stream, batch)
 
 
@@ -108,6 +101,25 @@ def evaluation_batches(split: types.Split, *, batch_size: int = 64) -> tf.data.D
 
     chunks = tf.data.Dataset.range(len(split)).batch(batch_size)
     return _mapped(chunks, batch)
+
+
+def _chunks(
+    split: types.Split, sampling: str, *, seed: int, batch_size: int
+) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """Returns a function from an epoch to its (epoch, places) batch by batch."""
+
+    def chunks(epoch: tf.Tensor) -> tf.data.Dataset:
+        places = _numpy(
+            lambda e: _places(split, sampling, seed=seed, epoch=int(e)), [epoch], tf.int64
+        )
+        places.set_shape([None, 2])
+        return (
+            tf.data.Dataset.from_tensor_slices(places)
+            .batch(batch_size)
+            .map(lambda chunk: (epoch, chunk))
+        )
+
+    return chunks
 
 
 def _places(split: types.Split, sampling: str, *, seed: int, epoch: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -67,26 +68,21 @@ def load(
     """
     _check_arguments(image_size, per_class, test_fraction, validation_fraction, max_bad_fraction)
     began = time.perf_counter()
-    name = "arrays" if isinstance(source, arrays.Arrays) else os.fspath(source)
-    found = _list(source, data_dir)
-    listing.check(found, name)
+    name, found = _list(source, data_dir)
     decoded = audit.decode_all(found, image_size, cache_mb=cache_mb, progress=progress)
     audit.refuse_bad(decoded.bad, len(found), max_bad_fraction)
     audit.refuse_unseen(found, decoded.good)
     everything = _everything(found, decoded, image_size)
     shares = {"test": test_fraction} | ({} if per_class else {"validation": validation_fraction})
     division = _divide(found, everything, shares, seed=seed, per_class=per_class)
-    parts = {split: everything.take(positions) for split, positions in division.parts.items()}
     return types.ImageData(
         name=name,
         class_names=found.classes,
-        train=parts["train"],
-        validation=parts.get("validation"),
-        test=parts.get("test"),
         folds=division.folds,
         image_size=image_size,
         fingerprint=audit.fingerprint(found, decoded.digests),
         audit=_audit(found, decoded, everything, division, began=began),
+        **{split: _part(everything, division, split) for split in listing.SPLITS},
     )
 
 
@@ -110,18 +106,26 @@ def _check_arguments(
 
 def _list(
     source: "str | os.PathLike[str] | arrays.Arrays", data_dir: str | None
-) -> listing.Listing:
+) -> tuple[str, listing.Listing]:
+    """Returns the source's name and what it names, which a classifier can be trained on."""
     if isinstance(source, arrays.Arrays):
-        return arrays.list_arrays(source)
-    text = os.fspath(source)
-    check_source(text, data_dir)
-    with _readable():
-        if text.startswith(TFDS_PREFIX):
-            # TensorFlow Datasets takes seconds to import.
-            from finetune_kit.data import tfds
+        name, found = "arrays", arrays.list_arrays(source)
+    else:
+        name = os.fspath(source)
+        check_source(name, data_dir)
+        with _readable():
+            found = _list_path(name, data_dir)
+    listing.check(found, name)
+    return name, found
 
-            return tfds.list_tfds(text.removeprefix(TFDS_PREFIX), data_dir)
-        return manifest.list_manifest(text) if _is_manifest(text) else folder.list_folder(text)
+
+def _list_path(source: str, data_dir: str | None) -> listing.Listing:
+    if source.startswith(TFDS_PREFIX):
+        # TensorFlow Datasets takes seconds to import.
+        from finetune_kit.data import tfds
+
+        return tfds.list_tfds(source.removeprefix(TFDS_PREFIX), data_dir)
+    return manifest.list_manifest(source) if _is_manifest(source) else folder.list_folder(source)
 
 
 def _everything(found: listing.Listing, decoded: audit.Decoded, image_size: int) -> types.Split:
@@ -150,6 +154,11 @@ def _divide(
     return (
         splits.budget(images, division, seed=seed, per_class=per_class) if per_class else division
     )
+
+
+def _part(everything: types.Split, division: splits.Division, split: str) -> Any:
+    """Returns the images of a split, None if there is no such split."""
+    return everything.take(division.parts[split]) if split in division.parts else None
 
 
 def _audit(

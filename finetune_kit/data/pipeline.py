@@ -40,8 +40,8 @@ def batches(
 ) -> tf.data.Dataset:
     """Returns the training batches of epochs `first_epoch` to `epochs` - 1 as one stream.
 
-    The order is a function of (seed, epoch), an image's view of (seed, epoch, its place in the
-    split): the stream from (epoch, step) is the tail of the stream from the start.
+    The order depends on (seed, epoch), a view on (seed, epoch, the image's place in the split): the
+    stream from (epoch, step) is the tail of the stream from the start.
 
     Args:
         split: n images.
@@ -52,7 +52,7 @@ def batches(
         first_epoch: Epoch to start with.
         first_step: Batches of `first_epoch` to leave out.
         augmentation: A level of `levels.LEVELS`.
-        sampling: "natural" sees each image once an epoch, "balanced" each class equally often.
+        sampling: "natural": each image once an epoch; "balanced": each class equally often.
         class_weights: float32 [C], adds a weight for each image to the batch.
 
     Returns:
@@ -62,23 +62,19 @@ def batches(
     Raises:
         ConfigError: An unknown level or sampling, or a batch size below 1.
     """
-    checks.one_of("augment", augmentation, levels.LEVELS)
-    checks.one_of("sampling", sampling, SAMPLINGS)
-    checks.in_range("batch_size", batch_size, 1)
+    _check_arguments(augmentation, sampling, batch_size)
     read = _reader(split, seed=seed)
 
     def batch(epoch: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pixels, labels, draws = read(epoch, places)
         targets = tf.one_hot(labels, num_classes)
-        images, targets = augment.apply(pixels, targets, draws, levels.LEVELS[augmentation])
-        if class_weights is None:
-            return images, targets
+        seen = augment.apply(pixels, targets, draws, levels.LEVELS[augmentation])
         # A mixed image weighs what its parts weigh.
-        return images, targets, tf.linalg.matvec(targets, class_weights)
+        return seen if class_weights is None else (*seen, tf.linalg.matvec(seen[1], class_weights))
 
     chunks = _chunks(split, sampling, seed=seed, batch_size=batch_size)
-    stream = tf.data.Dataset.range(first_epoch, epochs).flat_map(chunks).skip(first_step)
-    return _mapped(stream, batch)
+    stream = tf.data.Dataset.range(first_epoch, epochs).flat_map(chunks)
+    return _mapped(stream.skip(first_step), batch)
 
 
 def evaluation_batches(split: types.Split, *, batch_size: int = 64) -> tf.data.Dataset:
@@ -101,6 +97,12 @@ def evaluation_batches(split: types.Split, *, batch_size: int = 64) -> tf.data.D
 
     chunks = tf.data.Dataset.range(len(split)).batch(batch_size)
     return _mapped(chunks, batch)
+
+
+def _check_arguments(augmentation: str, sampling: str, batch_size: int) -> None:
+    checks.one_of("augment", augmentation, levels.LEVELS)
+    checks.one_of("sampling", sampling, SAMPLINGS)
+    checks.in_range("batch_size", batch_size, 1)
 
 
 def _chunks(

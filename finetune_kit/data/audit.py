@@ -152,10 +152,11 @@ def copies(
     leaks = [group for group in repeated if len({split for split, _ in group}) > 1]
     doubtful = [group for group in repeated if len({labels[place] for _, place in group}) > 1]
     return [
-        f"{len(found)} {what}, such as {' and '.join(names[place] for _, place in found[0][:2])}"
-        for what, found in (
-            ("images stand in more than one split", leaks),
-            ("images stand under more than one label", doubtful),
+        f"{len(found)} {'image stands' if len(found) == 1 else 'images stand'} {where}, such as "
+        + " and ".join(names[place] for _, place in found[0][:2])
+        for where, found in (
+            ("in more than one split", leaks),
+            ("under more than one label", doubtful),
         )
         if found
     ]

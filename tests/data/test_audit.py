@@ -164,7 +164,7 @@ def test_copies_across_splits_and_labels_are_warnings() -> None:
     clean = copies([1, 2, 3, 3], [0, 1, 0, 0], {"train": [0, 2, 3], "test": [1]})
     assert clean == []
     leak = copies([1, 2, 1, 3], [0, 1, 0, 1], {"train": [0, 1], "test": [2, 3]})
-    assert leak == ["1 images stand in more than one split, such as 0.png and 2.png"]
+    assert leak == ["1 image stands in more than one split, such as 0.png and 2.png"]
     doubtful = copies([1, 2, 1, 2], [0, 1, 1, 0], {"train": [0, 1, 2, 3]})
     assert doubtful == ["2 images stand under more than one label, such as 0.png and 2.png"]
     both = copies([1, 1, 5], [0, 1, 0], {"train": [0, 2], "test": [1]})

@@ -122,7 +122,7 @@ def test_a_gap_moves_neither_splits_nor_copies(tmp_path) -> None:
         folder = "test/" if split == "test" else "train/"
         assert all(name.startswith(folder) for name in part.names)
     (words,) = images.audit.warnings
-    assert words.startswith("1 images stand in more than one split")
+    assert words.startswith("1 image stands in more than one split")
     assert "train/b/8.png" in words and "test/b/0.png" in words
 
 
@@ -188,7 +188,7 @@ def test_copies_and_strange_files_are_warnings(photos) -> None:
     assert images.audit.ignored == {".tif": 1, "hidden": 1}
     tif, *copies = images.audit.warnings
     assert tif == "left out, as no JPEG, PNG, GIF, BMP, WEBP: 1 .tif"
-    assert any("1 images stand under more than one label" in words for words in copies)
+    assert any("1 image stands under more than one label" in words for words in copies)
     assert all("c10/copy.png" in words and "c2/0.png" in words for words in copies)
 
 
@@ -196,7 +196,7 @@ def test_a_copy_across_given_splits_is_a_warning(tmp_path) -> None:
     root = samples.write_folder(tmp_path, {"train/a": 9, "train/b": 9, "test/a": 2, "test/b": 2})
     shutil.copy(root / "train/a/0.png", root / "test/a/9.png")
     (words,) = load(root, validation_fraction=0.1).audit.warnings
-    assert words.startswith("1 images stand in more than one split, such as ")
+    assert words.startswith("1 image stands in more than one split, such as ")
     assert "train/a/0.png" in words and "test/a/9.png" in words
 
 

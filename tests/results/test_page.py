@@ -83,7 +83,7 @@ def report(found=None, **changes):
         "plan": ({"group": "stem", "trains": False, "rate": 1.25e-5},),
         "history": tuple(history),
         "scores": {"validation": None, "test": scores},
-        "outcome": {"chosen_epoch": 2, "reason": "Lowest loss."},
+        "outcome": {"chosen_epoch": 2, "reason": "the lowest loss"},
         "seconds": {"total": 61.0, "training": 40.0},
         "device": "CPU",
         "notes": ("broken.jpg was left out: it ends early",),
@@ -104,7 +104,7 @@ def test_the_page_says_what_the_report_says() -> None:
         "1 min 1 s",
         "broken.jpg was left out: it ends early",
         "stem no 1.25e-5",
-        "The ring marks epoch 2, whose weights were kept. Lowest loss.",
+        "The ring marks epoch 2, whose weights were kept: the lowest loss.",
         "Phases: 1 head , 2 all",
         f"{scores['log_loss'].value:.3f}",
     ):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps import flags
-from finetune_kit import checks, console, results
+from finetune_kit import checks, console, cores, results
 from finetune_kit.data import decode, folder, listing
 from finetune_kit.results import files
 from recipes import settings
@@ -129,7 +129,7 @@ def rows(
     probability, an empty list, and the reason as its error; other rows have None as error.
     """
     size = batch_size if predictor.side else 1
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cores.available()) as pool:
         chunks = [paths[start : start + size] for start in range(0, len(paths), size)]
         reading = [
             pool.submit(_read, path, predictor.side) for path in (chunks[0] if chunks else [])

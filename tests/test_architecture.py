@@ -12,7 +12,7 @@ ORDER = (
     "checks", "metrics", "console", "data", "backbones", "features", "similarity", "strategy",
     "training", "results",
 )  # fmt: skip
-EVERYWHERE = ("lazy",)
+EVERYWHERE = ("lazy", "cores")
 MAX_FILE, MAX_FUNCTION = 400, 50
 # What is imported to look something up must not start TensorFlow.
 LIGHT = (

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from finetune_kit import checks
-from finetune_kit.data import decode, folder, listing, store, types
+from finetune_kit import checks, cores
+from finetune_kit.data import decode, folder, listing, types
 
 CHUNK = 32  # images a task: large beside the cost of a task, small beside a progress bar's step
 SHOWN = 3  # examples in a message
@@ -192,7 +192,7 @@ def _one(reader: listing.Reader, position: int, size: int, cache: np.ndarray | N
 def _in_threads(
     work: Callable[[range], list[_Image]], chunks: list[range]
 ) -> Iterator[list[_Image]]:
-    pool = concurrent.futures.ThreadPoolExecutor(store.threads(), "finetune_kit-audit")
+    pool = concurrent.futures.ThreadPoolExecutor(cores.available(), "finetune_kit-audit")
     try:
         yield from pool.map(work, chunks)
     finally:

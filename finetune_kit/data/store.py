@@ -1,10 +1,10 @@
 """Decoded pixels: kept in memory where they fit, decoded again for every batch where not."""
 
 import concurrent.futures
-import os
 
 import numpy as np
 
+from finetune_kit import cores
 from finetune_kit.data import decode, listing
 
 
@@ -29,7 +29,7 @@ class PixelStore:
         self._reader = reader
         self._cache = cache
         # Threads start with the first batch; with a cache there is none.
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads(), "finetune_kit-decode")
+        self._pool = concurrent.futures.ThreadPoolExecutor(cores.available(), "finetune_kit-decode")
 
     @property
     def cached(self) -> bool:
@@ -52,8 +52,3 @@ class PixelStore:
 
     def _pixels(self, index: int) -> np.ndarray:
         return decode.resize(self.original(index), self.size)
-
-
-def threads() -> int:
-    """Returns the threads to decode with; Pillow lets go of the interpreter while it works."""
-    return os.cpu_count() or 1

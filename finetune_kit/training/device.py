@@ -1,10 +1,9 @@
 """The device that trains: a GPU where TensorFlow sees one."""
 
-import os
 import platform
 from typing import Any
 
-from finetune_kit import checks
+from finetune_kit import checks, cores
 
 
 def choose_device(precision: str = "float32", *, config: Any = None) -> str:
@@ -32,7 +31,7 @@ def choose_device(precision: str = "float32", *, config: Any = None) -> str:
                 + checks.received(precision=precision)
                 + ". Use float32."
             )
-        return f"CPU, {os.cpu_count()} cores ({platform.machine()})"
+        return f"CPU, {cores.available()} cores ({platform.machine()})"
     try:
         for gpu in gpus:
             config.experimental.set_memory_growth(gpu, True)

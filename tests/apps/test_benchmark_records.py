@@ -7,7 +7,7 @@ import os
 import pytest
 
 from apps.benchmarks import records
-from finetune_kit import checks
+from finetune_kit import checks, cores
 from tests.apps.benchmark_rows import row
 
 
@@ -88,4 +88,4 @@ def test_a_fingerprint_follows_contents_and_names_not_order(tmp_path) -> None:
 
 
 def test_the_machine_is_named() -> None:
-    assert f"{os.cpu_count()} cores" in records.machine()
+    assert f"{cores.available()} cores" in records.machine()

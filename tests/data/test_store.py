@@ -86,4 +86,3 @@ def test_threads_start_with_the_first_batch_that_is_decoded(reader) -> None:
     assert running() == before
     images.batch(np.array([0]))
     assert running() > before
-    assert store.threads() == os.cpu_count()

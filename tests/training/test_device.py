@@ -1,11 +1,10 @@
 """The choice of a device, with a stand-in for tf.config."""
 
-import os
 import types
 
 import pytest
 
-from finetune_kit import checks
+from finetune_kit import checks, cores
 from finetune_kit.training import device
 
 
@@ -31,7 +30,7 @@ class Config:
 
 def test_without_a_gpu_the_processor_trains() -> None:
     name = device.choose_device(config=Config([]))
-    assert name.startswith(f"CPU, {os.cpu_count()} cores (")
+    assert name.startswith(f"CPU, {cores.available()} cores (")
     assert device.choose_device("mixed_bfloat16", config=Config([])) == name
 
 

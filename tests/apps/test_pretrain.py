@@ -1,0 +1,77 @@
+"""`finetune-kit pretrain` on a toy: weights that load, and a card that tells how they were made."""
+
+import json
+
+import numpy as np
+import pytest
+
+from apps import main, pretrain
+from finetune_kit import backbones, checks, data
+from finetune_kit.backbones import card
+from tests.recipes import coloured
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Returns (work directory, source, card) of a finished run."""
+    root = tmp_path_factory.mktemp("pretrain")
+    source = coloured.write(root / "squares", per_class=20)
+    config = pretrain.Config(
+        data=str(source),
+        workdir=str(root / "run"),
+        validation_fraction=0.2,
+        epochs=1,
+        batch_size=16,
+        terms="made up",
+        seed=3,
+    )
+    return root / "run", source, pretrain.run(config)
+
+
+def test_the_weights_load_as_the_bundled_ones_do(run) -> None:
+    workdir, source, _ = run
+    weights = workdir / "bundled" / pretrain.WEIGHTS
+    trained = backbones.load("bundled", weights=str(weights))
+    fresh = backbones.load("bundled", weights="none", seed=3)
+    pairs = zip(trained.model.weights, fresh.model.weights, strict=True)
+    assert all(np.any(np.array(one) != np.array(other)) for one, other in pairs)
+
+
+def test_the_card_says_how_the_weights_were_made(run) -> None:
+    workdir, source, made = run
+    found = card.read(workdir / "bundled")
+    assert found.terms == "made up" and found.class_names == ("blue", "green", "red")
+    assert found.accuracy["n"] == 12
+    command = found.recipe["command"]
+    assert command.startswith("finetune-kit pretrain --data=") and "--seed=3" in command
+    assert "--workdir=runs/pretrain" in command and str(workdir) not in command
+    assert found.recipe["epochs"] == 1
+    assert found.accuracy == made.accuracy
+
+
+def test_the_cards_figures_are_those_of_the_weights(run) -> None:
+    workdir, source, found = run
+    model = backbones.load("bundled", weights=str(workdir / "bundled" / pretrain.WEIGHTS)).model
+    images = data.load(source, image_size=32, seed=3, validation_fraction=0.2).train
+    maps = model.predict(images.store.batch(images.indices).astype(np.float32), verbose=0)
+    features = maps.mean(axis=(1, 2))
+    np.testing.assert_allclose(found.feature_mean, features.mean(axis=0), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.feature_covariance, np.cov(features.T), rtol=1e-2, atol=1e-5)
+    np.testing.assert_allclose(
+        found.prototypes[1], features[images.labels == 1].mean(axis=0), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_what_cannot_be_a_run_is_refused(run, capsys, untouched_process) -> None:
+    workdir, source, _ = run
+    assert main.run(["pretrain", f"--data={source}", f"--workdir={workdir}"]) == 5
+    assert main.run(["pretrain", f"--workdir={workdir}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "must not hold another run" in lines[0] and "pretrain needs --data" in lines[1]
+    with pytest.raises(checks.ConfigError, match="image_size must lie in"):
+        pretrain.Config(data=str(source), workdir="w", image_size=256)
+
+
+def test_the_card_is_plain_json(run) -> None:
+    text = (run[0] / "bundled" / card.CARD).read_text(encoding="utf-8")
+    assert json.loads(text)["image_size"] == 32

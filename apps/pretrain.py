@@ -89,13 +89,14 @@ def run(config: Config) -> "SourceCard":
         "bundled", image_size=config.image_size, weights="none", seed=config.seed
     )
     classifier = backbones.attach_head(backbone, images.num_classes, seed=config.seed)
-    phase = strategy.from_scratch(
-        classifier.groups,
+    tuning = strategy.Tuning(
         learning_rate=config.learning_rate,
         epochs=config.epochs,
         schedule=strategy.Schedule("cosine", warmup_epochs=min(1.0, config.epochs / 2)),
+        batch_norm="trainable",
         augment=config.augment,
     )
+    phase = strategy.everything(classifier.groups, tuning, name="from_scratch")
     training.run(
         classifier,
         (phase,),

@@ -34,7 +34,7 @@ def phases(config: Config, groups: Sequence[str]) -> tuple["strategy.Phase", ...
     """Returns the probe and one phase whose rates rise by depth from `config.ratio` to 1."""
     return (
         strategy.probe(groups),
-        strategy.discriminative(groups, config.ratio, **config.tuning()),
+        strategy.discriminative(groups, config.ratio, config.tuning()),
     )
 
 

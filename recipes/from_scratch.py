@@ -39,7 +39,7 @@ class Config(settings.TuningSettings):
 
 def phases(config: Config, groups: Sequence[str]) -> tuple["strategy.Phase", ...]:
     """Returns one phase in which everything trains, BatchNorm included."""
-    return (strategy.from_scratch(groups, **config.tuning()),)
+    return (strategy.everything(groups, config.tuning(), name="from_scratch"),)
 
 
 def run(config: Config) -> "results.Report":

@@ -26,7 +26,7 @@ class Config(settings.TuningSettings):
 
 def phases(config: Config, groups: Sequence[str]) -> tuple["strategy.Phase", ...]:
     """Returns one phase in which every stage and the head train at the same rate."""
-    return (strategy.everything(groups, **config.tuning()),)
+    return (strategy.everything(groups, config.tuning()),)
 
 
 def run(config: Config) -> "results.Report":

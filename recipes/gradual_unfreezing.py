@@ -33,7 +33,7 @@ def phases(config: Config, groups: Sequence[str]) -> tuple["strategy.Phase", ...
     """Returns the probe and one phase for every stage, the last stage first."""
     return (
         strategy.probe(groups),
-        *strategy.gradual(groups, config.ratio, **config.tuning()),
+        *strategy.gradual(groups, config.ratio, config.tuning()),
     )
 
 

@@ -35,7 +35,7 @@ def phases(config: Config, groups: Sequence[str]) -> tuple["strategy.Phase", ...
     """
     return (
         strategy.probe(groups),
-        strategy.last_stages(groups, config.stages, **config.tuning()),
+        strategy.last_stages(groups, config.stages, config.tuning()),
     )
 
 

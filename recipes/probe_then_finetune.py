@@ -28,7 +28,7 @@ class Config(settings.TuningSettings):
 
 def phases(config: Config, groups: Sequence[str]) -> tuple["strategy.Phase", ...]:
     """Returns the probe and one phase in which every stage trains at the same rate."""
-    return (strategy.probe(groups), strategy.everything(groups, **config.tuning()))
+    return (strategy.probe(groups), strategy.everything(groups, config.tuning()))
 
 
 def run(config: Config) -> "results.Report":

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from finetune_kit import checks, data
+from finetune_kit import checks, data, strategy
 from finetune_kit.backbones import catalogue
 from finetune_kit.strategy import phases, schedules
 from finetune_kit.training import options, presets
@@ -178,27 +178,25 @@ class TuningSettings(Settings):
     patience: int = option("Epochs without improvement before stopping; 0 is never.", 0, low=0)
     guard: bool = option("Restart at a tenth of the rate if the loss explodes at the start.", True)
 
-    def tuning(self) -> dict[str, Any]:
-        """Returns what the phases of a recipe share, as keyword arguments of `strategy`.
+    def tuning(self) -> "strategy.Tuning":
+        """Returns what the phases of a recipe share.
 
         The warm-up never takes more than half of the epochs.
         """
-        from finetune_kit import strategy
-
-        schedule = strategy.Schedule(
+        schedule = schedules.Schedule(
             self.schedule,
             warmup_epochs=min(self.warmup_epochs, self.epochs / 2),
             halve_every=self.halve_every,
             decay=self.decay,
             k=self.decay_k,
         )
-        return {
-            "learning_rate": self.learning_rate,
-            "epochs": self.epochs,
-            "schedule": schedule,
-            "batch_norm": self.batch_norm,
-            "augment": self.augment,
-        }
+        return strategy.Tuning(
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+            schedule=schedule,
+            batch_norm=self.batch_norm,
+            augment=self.augment,
+        )
 
 
 def _literal(text: str) -> Any:

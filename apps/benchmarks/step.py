@@ -179,13 +179,8 @@ def _network(config: Config, *, layerwise: bool) -> "keras.Model":
         arguments=settings.arguments(config.backbone_args),
     )
     classifier = backbones.attach_head(backbone, CLASSES)
-    phase = strategy.discriminative(
-        classifier.groups,
-        RATIO,
-        learning_rate=RATE,
-        epochs=1,
-        batch_norm=config.batch_norm,
-    )
+    tuning = strategy.Tuning(learning_rate=RATE, epochs=1, batch_norm=config.batch_norm)
+    phase = strategy.discriminative(classifier.groups, RATIO, tuning)
     strategy.apply(classifier, phase)
     optimizer = optimizers.build(
         config.optimizer, learning_rate=RATE, weight_decay=0.01, clip_norm=1.0

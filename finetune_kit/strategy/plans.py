@@ -5,15 +5,45 @@ returns phases; `spread` gives the multipliers for rates that differ by depth (S
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from finetune_kit import checks
 from finetune_kit.strategy import phases, schedules
 
 Phase = phases.Phase
 Schedule = schedules.Schedule
-COSINE = Schedule("cosine")
 CONSTANT = Schedule("constant")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How a phase trains, whatever it trains; the attributes are those of `Phase`.
+
+    Attributes:
+        learning_rate: Peak rate.
+        epochs: Passes over the training images.
+        schedule: How the rate moves.
+        batch_norm: "frozen" or "trainable".
+        augment: Level of augmentation.
+    """
+
+    learning_rate: float
+    epochs: int
+    schedule: Schedule = Schedule("cosine")
+    batch_norm: str = "frozen"
+    augment: str = "light"
+
+    def phase(self, name: str, multipliers: Mapping[str, float]) -> Phase:
+        """Returns the phase that trains what a table of multipliers says."""
+        return Phase(
+            name=name,
+            multipliers=multipliers,
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+            schedule=self.schedule,
+            batch_norm=self.batch_norm,
+            augment=self.augment,
+        )
 
 
 def spread(groups: Sequence[str], ratio: float, *, head: float = 1.0) -> dict[str, float]:
@@ -47,38 +77,8 @@ def probe(groups: Sequence[str], *, name: str = "probe") -> Phase:
     return Phase(name=name, multipliers=_last(groups, 0), solved=True)
 
 
-def head(
-    groups: Sequence[str],
-    *,
-    learning_rate: float,
-    epochs: int,
-    schedule: Schedule = COSINE,
-    batch_norm: str = "frozen",
-    augment: str = "light",
-    name: str = "head",
-) -> Phase:
-    """Returns the phase that fits the head by gradient descent, with augmentation."""
-    return Phase(
-        name=name,
-        multipliers=_last(groups, 0),
-        learning_rate=learning_rate,
-        epochs=epochs,
-        schedule=schedule,
-        batch_norm=batch_norm,
-        augment=augment,
-    )
-
-
 def last_stages(
-    groups: Sequence[str],
-    count: int,
-    *,
-    learning_rate: float,
-    epochs: int,
-    schedule: Schedule = COSINE,
-    batch_norm: str = "frozen",
-    augment: str = "light",
-    name: str = "last_stages",
+    groups: Sequence[str], count: int, tuning: Tuning, *, name: str = "last_stages"
 ) -> Phase:
     """Returns the phase in which the head and the last `count` stages train.
 
@@ -86,128 +86,51 @@ def last_stages(
         ConfigError: The backbone has fewer than `count` stages, or count < 1.
     """
     checks.in_range("stages", count, 1, len(_stages(groups)))
-    return Phase(
-        name=name,
-        multipliers=_last(groups, count),
-        learning_rate=learning_rate,
-        epochs=epochs,
-        schedule=schedule,
-        batch_norm=batch_norm,
-        augment=augment,
-    )
+    return tuning.phase(name, _last(groups, count))
 
 
-def everything(
-    groups: Sequence[str],
-    *,
-    learning_rate: float,
-    epochs: int,
-    schedule: Schedule = COSINE,
-    batch_norm: str = "frozen",
-    augment: str = "light",
-    name: str = "finetune",
-) -> Phase:
+def everything(groups: Sequence[str], tuning: Tuning, *, name: str = "finetune") -> Phase:
     """Returns the phase in which every stage and the head train at one rate."""
-    return Phase(
-        name=name,
-        multipliers=dict.fromkeys(groups, 1.0),
-        learning_rate=learning_rate,
-        epochs=epochs,
-        schedule=schedule,
-        batch_norm=batch_norm,
-        augment=augment,
-    )
+    return tuning.phase(name, dict.fromkeys(groups, 1.0))
 
 
 def discriminative(
-    groups: Sequence[str],
-    ratio: float,
-    *,
-    learning_rate: float,
-    epochs: int,
-    schedule: Schedule = COSINE,
-    batch_norm: str = "frozen",
-    augment: str = "light",
-    name: str = "finetune",
+    groups: Sequence[str], ratio: float, tuning: Tuning, *, name: str = "finetune"
 ) -> Phase:
     """Returns the phase in which everything trains at rates that rise with depth (`spread`)."""
-    return Phase(
-        name=name,
-        multipliers=spread(groups, ratio),
-        learning_rate=learning_rate,
-        epochs=epochs,
-        schedule=schedule,
-        batch_norm=batch_norm,
-        augment=augment,
-    )
+    return tuning.phase(name, spread(groups, ratio))
 
 
 def gradual(
-    groups: Sequence[str],
-    ratio: float,
-    *,
-    learning_rate: float,
-    epochs: int,
-    schedule: Schedule = COSINE,
-    batch_norm: str = "frozen",
-    augment: str = "light",
-    epochs_each: int = 1,
+    groups: Sequence[str], ratio: float, tuning: Tuning, *, epochs_each: int = 1
 ) -> tuple[Phase, ...]:
     """Returns one phase for each stage, opening the last stage first (Howard & Ruder, 2018, 3.3).
 
     A stage opens every `epochs_each` epochs; once all are open, the rest of the epochs follow with
-    `schedule`. Until then the rate is constant. Rates differ by depth as in `discriminative`.
+    the schedule. Until then the rate is constant. Rates differ by depth as in `discriminative`.
 
     Args:
         groups: Stages from input to output, then `head`.
         ratio: See `spread`.
-        learning_rate: Peak rate of all phases.
-        epochs: Sum over all phases.
-        schedule: Of the last phase.
-        batch_norm: See `Phase`.
-        augment: See `Phase`.
+        tuning: Its epochs are the sum over all phases; its schedule is that of the last phase, with
+            a warm-up of half of it at most.
         epochs_each: Epochs between the opening of two stages.
 
     Raises:
         ConfigError: There are fewer epochs than the phases need.
     """
     stages, rates = _stages(groups), spread(groups, ratio)
-    rest = _after_opening(len(stages), epochs=epochs, epochs_each=epochs_each)
+    rest = _after_opening(len(stages), epochs=tuning.epochs, epochs_each=epochs_each)
     # Training is under way by then: a warm-up must not fill the last phase.
-    warmup = min(schedule.warmup_epochs, rest / 2)
+    warmup = min(tuning.schedule.warmup_epochs, rest / 2)
+    schedule = dataclasses.replace(tuning.schedule, warmup_epochs=warmup)
+    last = dataclasses.replace(tuning, epochs=rest, schedule=schedule)
+    opening = dataclasses.replace(tuning, epochs=epochs_each, schedule=CONSTANT)
     return tuple(
-        Phase(
-            name=f"from_{stage}",
-            multipliers={g: rates[g] if g in groups[first:] else 0.0 for g in groups},
-            learning_rate=learning_rate,
-            epochs=epochs_each if first else rest,
-            schedule=CONSTANT if first else dataclasses.replace(schedule, warmup_epochs=warmup),
-            batch_norm=batch_norm,
-            augment=augment,
+        (opening if first else last).phase(
+            f"from_{stage}", {g: rates[g] if g in groups[first:] else 0.0 for g in groups}
         )
         for first, stage in reversed(list(enumerate(stages)))
-    )
-
-
-def from_scratch(
-    groups: Sequence[str],
-    *,
-    learning_rate: float,
-    epochs: int,
-    schedule: Schedule = COSINE,
-    batch_norm: str = "trainable",
-    augment: str = "light",
-    name: str = "from_scratch",
-) -> Phase:
-    """Returns the phase that trains random weights; BatchNorm has to learn its statistics."""
-    return everything(
-        groups,
-        learning_rate=learning_rate,
-        epochs=epochs,
-        schedule=schedule,
-        batch_norm=batch_norm,
-        augment=augment,
-        name=name,
     )
 
 

@@ -160,7 +160,8 @@ def test_the_table_shows_rates_by_group_and_settings_below() -> None:
 def test_plans_are_made_without_tensorflow() -> None:
     code = (
         "import sys; from finetune_kit import strategy;"
-        "plan = strategy.gradual(('stem', 'head'), 0.1, learning_rate=1.0, epochs=3);"
+        "tuning = strategy.Tuning(learning_rate=1.0, epochs=3);"
+        "plan = strategy.gradual(('stem', 'head'), 0.1, tuning);"
         "strategy.table(plan); sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

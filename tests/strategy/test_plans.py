@@ -1,18 +1,20 @@
 """The phases that recipes are made of, against their formulas."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from finetune_kit import checks, strategy
 
 GROUPS = ("stem", "stage_1", "stage_2", "stage_3", "stage_4", "head")
-HOW = {"learning_rate": 1e-3, "epochs": 9}
+HOW = strategy.Tuning(learning_rate=1e-3, epochs=9)
 FITTED = {
-    "head": lambda groups, **how: strategy.head(groups, **how),
-    "last_stages": lambda groups, **how: strategy.last_stages(groups, 2, **how),
-    "everything": lambda groups, **how: strategy.everything(groups, **how),
-    "discriminative": lambda groups, **how: strategy.discriminative(groups, 0.1, **how),
-    "from_scratch": lambda groups, **how: strategy.from_scratch(groups, **how),
+    "last_stages": lambda groups, tuning, **name: strategy.last_stages(groups, 2, tuning, **name),
+    "everything": strategy.everything,
+    "discriminative": lambda groups, tuning, **name: strategy.discriminative(
+        groups, 0.1, tuning, **name
+    ),
 }
 
 
@@ -49,26 +51,24 @@ def test_a_ratio_is_above_zero(ratio) -> None:
     "groups",
     [(), ("head",), ("stem", "stage_1"), ("head", "stem"), ("head", "stem", "head")],
 )
-@pytest.mark.parametrize("plan", ["head", "last_stages", "discriminative"])
+@pytest.mark.parametrize("plan", ["last_stages", "discriminative"])
 def test_groups_are_stages_and_then_the_head(groups, plan) -> None:
     with pytest.raises(checks.ConfigError, match="one stage or more, then 'head'. Received: group"):
-        FITTED[plan](groups, **HOW)
+        FITTED[plan](groups, HOW)
     with pytest.raises(checks.ConfigError, match="one stage or more, then 'head'. Received: group"):
-        strategy.gradual(groups, 0.1, **HOW)
+        strategy.gradual(groups, 0.1, HOW)
 
 
 @pytest.mark.parametrize(
     ("plan", "multipliers"),
     [
-        ("head", (0, 0, 0, 0, 0, 1)),
         ("last_stages", (0, 0, 0, 1, 1, 1)),
         ("everything", (1, 1, 1, 1, 1, 1)),
         ("discriminative", (0.1, 10**-0.75, 10**-0.5, 10**-0.25, 1, 1)),
-        ("from_scratch", (1, 1, 1, 1, 1, 1)),
     ],
 )
 def test_what_a_plan_trains(plan, multipliers) -> None:
-    phase = FITTED[plan](GROUPS, **HOW)
+    phase = FITTED[plan](GROUPS, HOW)
     assert tuple(phase.multipliers) == GROUPS
     np.testing.assert_allclose(list(phase.multipliers.values()), multipliers)
     strategy.check((phase,), GROUPS)
@@ -77,24 +77,22 @@ def test_what_a_plan_trains(plan, multipliers) -> None:
 
 @pytest.mark.parametrize("plan", FITTED)
 def test_a_plan_hands_on_how_to_train(plan) -> None:
-    schedule = strategy.Schedule("step", halve_every=2)
     how = {
         "learning_rate": 0.02,
         "epochs": 3,
-        "schedule": schedule,
+        "schedule": strategy.Schedule("step", halve_every=2),
         "batch_norm": "trainable",
         "augment": "strong",
-        "name": "mine",
     }
-    phase = FITTED[plan](GROUPS, **how)
+    phase = FITTED[plan](GROUPS, strategy.Tuning(**how), name="mine")
     assert {name: getattr(phase, name) for name in how} == how
-    assert FITTED[plan](GROUPS, **{**how, "batch_norm": "frozen"}).batch_norm == "frozen"
+    assert phase.name == "mine"
 
 
 @pytest.mark.parametrize("plan", FITTED)
-def test_batch_norm_stays_frozen_unless_there_is_nothing_to_keep(plan) -> None:
-    phase = FITTED[plan](GROUPS, **HOW)
-    assert phase.batch_norm == ("trainable" if plan == "from_scratch" else "frozen")
+def test_batch_norm_stays_frozen_unless_it_is_asked_for(plan) -> None:
+    phase = FITTED[plan](GROUPS, HOW)
+    assert phase.batch_norm == "frozen"
     assert phase.augment == "light"
     assert phase.schedule == strategy.Schedule("cosine")
 
@@ -109,20 +107,23 @@ def test_a_probe_solves_the_head_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_the_last_stages_are_counted_from_the_output(count) -> None:
-    phase = strategy.last_stages(GROUPS, count, **HOW)
+    phase = strategy.last_stages(GROUPS, count, HOW)
     assert phase.trained == GROUPS[5 - count :]
 
 
 @pytest.mark.parametrize("count", [0, 6, -1])
 def test_more_stages_than_there_are(count) -> None:
     with pytest.raises(checks.ConfigError, match=rf"stages must lie in \[1, 5\].*stages={count}"):
-        strategy.last_stages(GROUPS, count, **HOW)
+        strategy.last_stages(GROUPS, count, HOW)
 
 
 def test_stages_open_one_by_one_from_the_output() -> None:
     schedule = strategy.Schedule("cosine", warmup_epochs=1)
     phases = strategy.gradual(
-        GROUPS, 0.0625, learning_rate=1e-3, epochs=15, epochs_each=2, schedule=schedule
+        GROUPS,
+        0.0625,
+        strategy.Tuning(learning_rate=1e-3, epochs=15, schedule=schedule),
+        epochs_each=2,
     )
     strategy.check(phases, GROUPS)
     assert [phase.name for phase in phases] == [
@@ -145,20 +146,22 @@ def test_stages_open_one_by_one_from_the_output() -> None:
 def test_a_warm_up_takes_half_of_the_last_phase_at_most(asked, rest, kept) -> None:
     schedule = strategy.Schedule("step", warmup_epochs=asked, halve_every=2)
     *opening, last = strategy.gradual(
-        GROUPS, 0.1, learning_rate=1.0, epochs=4 + rest, schedule=schedule
+        GROUPS, 0.1, strategy.Tuning(learning_rate=1.0, epochs=4 + rest, schedule=schedule)
     )
     assert last.schedule == strategy.Schedule("step", warmup_epochs=kept, halve_every=2)
     assert {phase.schedule for phase in opening} == {strategy.Schedule("constant")}
 
 
 def test_gradual_hands_on_batch_norm_and_augmentation_to_every_phase() -> None:
-    phases = strategy.gradual(GROUPS, 0.1, batch_norm="trainable", augment="medium", **HOW)
+    phases = strategy.gradual(
+        GROUPS, 0.1, dataclasses.replace(HOW, batch_norm="trainable", augment="medium")
+    )
     assert {(phase.batch_norm, phase.augment) for phase in phases} == {("trainable", "medium")}
-    assert sum(phase.epochs for phase in phases) == HOW["epochs"]
+    assert sum(phase.epochs for phase in phases) == HOW.epochs
 
 
 def test_one_stage_opens_at_once() -> None:
-    (phase,) = strategy.gradual(("stem", "head"), 0.1, learning_rate=1.0, epochs=1)
+    (phase,) = strategy.gradual(("stem", "head"), 0.1, strategy.Tuning(learning_rate=1.0, epochs=1))
     assert phase.multipliers == {"stem": 1.0, "head": 1.0}
     assert (phase.name, phase.epochs) == ("from_stem", 1)
 
@@ -169,9 +172,18 @@ def test_fewer_epochs_than_openings(epochs, each) -> None:
         checks.ConfigError,
         match=f"one by one needs more than {4 * each} epochs.*epochs={epochs}",
     ):
-        strategy.gradual(GROUPS, 0.1, learning_rate=1.0, epochs=epochs, epochs_each=each)
+        strategy.gradual(
+            GROUPS, 0.1, strategy.Tuning(learning_rate=1.0, epochs=epochs), epochs_each=each
+        )
     assert (
-        len(strategy.gradual(GROUPS, 0.1, learning_rate=1.0, epochs=4 * each + 1, epochs_each=each))
+        len(
+            strategy.gradual(
+                GROUPS,
+                0.1,
+                strategy.Tuning(learning_rate=1.0, epochs=4 * each + 1),
+                epochs_each=each,
+            )
+        )
         == 5
     )
 
@@ -179,4 +191,6 @@ def test_fewer_epochs_than_openings(epochs, each) -> None:
 @pytest.mark.parametrize("each", [0, -1])
 def test_an_opening_lasts_an_epoch_at_least(each) -> None:
     with pytest.raises(checks.ConfigError, match=r"epochs must lie in \[1, inf\)"):
-        strategy.gradual(GROUPS, 0.1, learning_rate=1.0, epochs=9, epochs_each=each)
+        strategy.gradual(
+            GROUPS, 0.1, strategy.Tuning(learning_rate=1.0, epochs=9), epochs_each=each
+        )

@@ -57,5 +57,7 @@ def classifier(*, dropout: float = 0.0, seed: int = 3) -> backbones.Classifier:
 def phases(*, epochs: int = 3, rate: float = 0.01, **settings: object) -> tuple:
     """Returns a solved probe and one phase in which everything trains."""
     groups = ("stem", "stage_1", "head")
-    tuned = strategy.everything(groups, learning_rate=rate, epochs=epochs, **settings)
+    tuned = strategy.everything(
+        groups, strategy.Tuning(learning_rate=rate, epochs=epochs, **settings)
+    )
     return strategy.probe(groups), tuned

@@ -42,7 +42,9 @@ def test_a_run_that_is_interrupted_and_goes_on_ends_where_it_would_have(
     options = dataclasses.replace(OPTIONS, ema=ema, guard=False)
     phases = (
         squares.phases()[0],
-        strategy.last_stages(GROUPS, 1, learning_rate=0.01, epochs=1, augment="medium"),
+        strategy.last_stages(
+            GROUPS, 1, strategy.Tuning(learning_rate=0.01, epochs=1, augment="medium")
+        ),
         squares.phases(epochs=2, augment="medium")[1],
     )
 

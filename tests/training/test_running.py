@@ -195,7 +195,7 @@ def test_an_exploding_loss_starts_again_at_a_tenth_of_the_rate(tmp_path) -> None
     """S7: the initial weights come back, the rate is lowered, and it is said."""
     images = squares.load()
     settings = dataclasses.replace(OPTIONS, optimizer="sgd", clip_norm=0.0)
-    phase = strategy.everything(GROUPS, learning_rate=100.0, epochs=2)
+    phase = strategy.everything(GROUPS, strategy.Tuning(learning_rate=100.0, epochs=2))
     outcome = training.run(
         squares.classifier(), (phase,), images, settings, tensorboard_dir=tmp_path
     )
@@ -212,7 +212,7 @@ def test_an_exploding_loss_starts_again_at_a_tenth_of_the_rate(tmp_path) -> None
 
 def test_a_loss_that_explodes_at_every_rate_ends_the_run() -> None:
     settings = dataclasses.replace(OPTIONS, optimizer="sgd", clip_norm=0.0)
-    phase = strategy.everything(GROUPS, learning_rate=3e8, epochs=1)
+    phase = strategy.everything(GROUPS, strategy.Tuning(learning_rate=3e8, epochs=1))
     with pytest.raises(checks.NumericsError, match="lowered 3 times. Choose a smaller"):
         training.run(squares.classifier(), (phase,), squares.load(), settings)
 
@@ -220,7 +220,7 @@ def test_a_loss_that_explodes_at_every_rate_ends_the_run() -> None:
 def test_a_loss_that_jumps_at_any_rate_is_not_blamed_on_the_rate(monkeypatch) -> None:
     """Hard batches: the ceiling lies below what the images do without any training."""
     monkeypatch.setattr(course.callbacks, "EXPLODED", 0.5)
-    phase = strategy.everything(GROUPS, learning_rate=1e-4, epochs=2)
+    phase = strategy.everything(GROUPS, strategy.Tuning(learning_rate=1e-4, epochs=2))
     classifier = squares.classifier()
     outcome = training.run(classifier, (phase,), squares.load(), OPTIONS)
     assert len(outcome.restarts) == 2
@@ -244,7 +244,7 @@ def test_nan_later_keeps_the_last_good_weights() -> None:
     classifier, good = squares.classifier(), {}
     images = dataclasses.replace(squares.load(), validation=None)
     unguarded = dataclasses.replace(OPTIONS, guard=False)
-    phase = strategy.everything(GROUPS, learning_rate=0.01, epochs=4)
+    phase = strategy.everything(GROUPS, strategy.Tuning(learning_rate=0.01, epochs=4))
     with pytest.raises(checks.NumericsError, match="after epoch 2 are kept"):
         training.run(classifier, (phase,), images, unguarded, callbacks=[Poison()])
     for path, value in weights(classifier).items():
@@ -301,14 +301,14 @@ def events(folder) -> list[tuple[str, int, float | None]]:
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 array = tf.make_ndarray(value.tensor)
-                found.append((value.tag, event.step, float(array) if array.ndim == 0 and
-                              array.dtype.kind == "f" else None))  # fmt: skip
+                is_scalar = array.ndim == 0 and array.dtype.kind == "f"
+                found.append((value.tag, event.step, float(array) if is_scalar else None))
     return found
 
 
 def test_tensorboard_has_the_losses_the_rates_of_all_stages_and_the_plan(tmp_path) -> None:
-    phases = (squares.phases()[0], strategy.discriminative(GROUPS, 0.1, learning_rate=0.01,
-                                                           epochs=2))  # fmt: skip
+    tuning = strategy.Tuning(learning_rate=0.01, epochs=2)
+    phases = (squares.phases()[0], strategy.discriminative(GROUPS, 0.1, tuning))
     outcome = training.run(
         squares.classifier(), phases, squares.load(), OPTIONS, tensorboard_dir=tmp_path
     )
@@ -337,7 +337,7 @@ def test_with_a_budget_tensorboard_shows_what_the_folds_say(tmp_path) -> None:
 
 
 def test_plans_that_do_not_fit_are_refused() -> None:
-    phase = strategy.everything(("stem", "head"), learning_rate=0.1, epochs=1)
+    phase = strategy.everything(("stem", "head"), strategy.Tuning(learning_rate=0.1, epochs=1))
     with pytest.raises(checks.ConfigError, match="Missing: stage_1"):
         training.run(squares.classifier(), (phase,), squares.load(), OPTIONS)
 
@@ -345,7 +345,7 @@ def test_plans_that_do_not_fit_are_refused() -> None:
 def test_the_head_is_solved_on_the_features_of_the_phase_before() -> None:
     """A probe behind a phase of training sees the trained features, not the first ones."""
     images = squares.load()
-    tuned = strategy.everything(GROUPS, learning_rate=0.05, epochs=2)
+    tuned = strategy.everything(GROUPS, strategy.Tuning(learning_rate=0.05, epochs=2))
     probe = strategy.probe(GROUPS, name="again")
     classifier = squares.classifier()
     training.run(classifier, (tuned, probe), dataclasses.replace(images, validation=None), OPTIONS)
@@ -363,7 +363,9 @@ def test_optimizer_state_is_carried_from_phase_to_phase() -> None:
 
     images = squares.load()
     phases = [
-        strategy.last_stages(GROUPS, n, learning_rate=0.01, epochs=1, name=f"last_{n}")
+        strategy.last_stages(
+            GROUPS, n, strategy.Tuning(learning_rate=0.01, epochs=1), name=f"last_{n}"
+        )
         for n in (1, 2)
     ]
     training.run(squares.classifier(), phases, images, OPTIONS, callbacks=[Look()])

@@ -1,7 +1,6 @@
 """All phases of a run, one after the other, from the same weights as often as asked."""
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -116,11 +115,6 @@ class Course:
     def seconds(self) -> dict[str, float]:
         """Seconds by part, over all runs so far."""
         return {**self._solver.seconds, "training": self._training_seconds}
-
-    def rates(self, index: int) -> dict[str, float]:
-        """Returns the peak rate of every group in phase `index`, as lowered by the guard."""
-        peak = self._phases[index].learning_rate * self._scales[index]
-        return {group: m * peak for group, m in self._phases[index].multipliers.items()}
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -298,8 +292,3 @@ class Course:
             sampling="balanced" if options.imbalance == "sampling" else "natural",
             class_weights=weights,
         )
-
-
-def points(phases: "Sequence[Phase]") -> "list[Phase]":
-    """Returns the phase of every row of a whole course: one an epoch, one a solved head."""
-    return list(itertools.chain.from_iterable([p] * (1 if p.solved else p.epochs) for p in phases))

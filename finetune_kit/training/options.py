@@ -32,7 +32,6 @@ class Options:
             one early. Without a validation split it has no effect.
         guard: Whether a loss that explodes in the first steps starts the run again at a lower
             rate (S7).
-        deterministic: Whether equal runs are equal to the last bit on a GPU too; slower there.
 
     Raises:
         ConfigError: A value out of range.
@@ -49,7 +48,6 @@ class Options:
     imbalance: str = "none"
     patience: int = 0
     guard: bool = True
-    deterministic: bool = False
 
     def __post_init__(self) -> None:
         presets.arguments(self.optimizer, self.preset)

@@ -12,3 +12,9 @@ def available() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def described() -> str:
+    """Returns the number of cores in words: `2 cores`."""
+    count = available()
+    return f"{count} core" if count == 1 else f"{count} cores"

@@ -25,6 +25,6 @@ def test_a_process_that_is_bound_to_one_core_has_one() -> None:
 def test_without_affinity_all_cores_count(monkeypatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
-    assert cores.available() == 12
+    assert cores.available() == 12 and cores.described() == "12 cores"
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cores.available() == 1
+    assert cores.available() == 1 and cores.described() == "1 core"

@@ -230,9 +230,9 @@ def _protocol(measured: Sequence[records.Row]) -> str:
     trains = {row.data: row.n for row in measured}
     counts = ", ".join(f"{name} {trains[name]} / {tests[name]}" for name in sorted(tests))
     items = [
-        "Every run is a process of its own, one at a time. The training images of a seed and the "
-        "test images are the same for all (`apps/benchmarks/cases.py`), checked by their numbers: "
-        f"training / test {counts}.",
+        "Every run is a process of its own, with the cores named above to itself. The training "
+        "images of a seed and the test images are the same for all (`apps/benchmarks/cases.py`), "
+        f"checked by their numbers: training / test {counts}.",
         "Recipes are run with their defaults by `finetune-kit finetune`; all their choices are "
         "made on the training images. The test split is read once, after training.",
         "guide: the recipe of Keras' transfer-learning guide, 20 epochs with a frozen backbone at "

@@ -31,7 +31,7 @@ def choose_device(precision: str = "float32", *, config: Any = None) -> str:
                 + checks.received(precision=precision)
                 + ". Use float32."
             )
-        return f"CPU, {cores.available()} cores ({platform.machine()})"
+        return f"CPU, {cores.described()} ({platform.machine()})"
     try:
         for gpu in gpus:
             config.experimental.set_memory_growth(gpu, True)

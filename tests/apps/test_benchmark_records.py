@@ -88,4 +88,4 @@ def test_a_fingerprint_follows_contents_and_names_not_order(tmp_path) -> None:
 
 
 def test_the_machine_is_named() -> None:
-    assert f"{cores.available()} cores" in records.machine()
+    assert f"{cores.available()} core" in records.machine()

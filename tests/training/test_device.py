@@ -30,7 +30,7 @@ class Config:
 
 def test_without_a_gpu_the_processor_trains() -> None:
     name = device.choose_device(config=Config([]))
-    assert name.startswith(f"CPU, {cores.available()} cores (")
+    assert name.startswith(f"CPU, {cores.available()} core")
     assert device.choose_device("mixed_bfloat16", config=Config([])) == name
 
 

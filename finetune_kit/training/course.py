@@ -19,6 +19,7 @@ from finetune_kit.training import (
     scoring,
     snapshots,
     solving,
+    statistics,
 )
 
 if TYPE_CHECKING:
@@ -162,6 +163,11 @@ class Course:
                     self._solve(phase, task, epoch=epoch, reuse=self._last is None)
                 continue
             self._last = self._open(index, self._last)
+            statistics.shorten_memory(
+                self._classifier.model._flatten_layers(),
+                steps=phase.epochs
+                * data.steps_per_epoch(len(task.train), self._options.batch_size),
+            )
             stands_here = task.start is not None and task.book.rows[-1]["phase"] == phase.name
             if task.start is not None and stands_here:
                 self._last.go_on(task.start.optimizer)

@@ -15,7 +15,6 @@ from finetune_kit import checks, training
 from recipes import jobs, probe_then_finetune
 from tests.recipes import coloured
 
-NETWORK = {"backbone": "mobilenet", "backbone_args": "alpha=0.25", "image_size": 32}
 QUICK = {"epochs": 5, "learning_rate": 3e-3, "batch_size": 8, "augment": "none"}
 
 
@@ -27,7 +26,7 @@ def photos(tmp_path_factory):
 def configure(name: str, photos: str, workdir: pathlib.Path, **values):
     method = importlib.import_module(f"recipes.{name}")
     quick = {} if name == "head_only" else QUICK
-    made = {"data": photos, "workdir": str(workdir), "weights": "none", **NETWORK, **quick}
+    made = {"data": photos, "workdir": str(workdir), **quick}
     return method, method.Config(**{**made, **values})
 
 
@@ -138,6 +137,20 @@ def test_what_diverged_is_saved_with_its_last_good_weights(tmp_path, photos, mon
         method.run(config)
     assert (tmp_path / "run" / "model.keras").is_file()
     assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_half_precision_trains_and_exports(tmp_path, photos) -> None:
+    method, config = configure(
+        "probe_then_finetune", photos, tmp_path / "run", precision="mixed_bfloat16"
+    )
+    report = method.run(config)
+    assert report.scores["test"]["accuracy"].value >= 0.75
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert {layer.compute_dtype for layer in model._flatten_layers()} >= {"bfloat16", "float32"}
+    found = evaluate.run(evaluate.Config(model=str(tmp_path / "run")))
+    expected = report.scores["test"]["accuracy"].value
+    assert found["scores"]["accuracy"]["value"] == pytest.approx(expected, abs=1 / 12 + 1e-6)
+    assert all(weight.dtype == "float32" for weight in model.weights)
 
 
 def test_a_label_budget_is_all_that_is_seen(tmp_path, photos) -> None:

@@ -146,7 +146,7 @@ def _keys(builder: Any, name: str) -> tuple[str, str]:
         return images[0], labels[0]
     raise checks.DataError(
         f"tfds:{name} must have one image and one class label an example. Received: images "
-        f"{images}, labels {labels}"
+        f"{sorted(images)}, labels {sorted(labels)}"
     )
 
 

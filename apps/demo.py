@@ -38,7 +38,11 @@ def main(argv: list[str]) -> int:
     from recipes import probe_then_finetune
 
     job = probe_then_finetune.Config(
-        data=str(folder / "data"), workdir=str(folder), image_size=IMAGE_SIZE, seed=config.seed
+        data=str(folder / "data"),
+        workdir=str(folder),
+        image_size=IMAGE_SIZE,
+        augment="none",  # a mirrored digit is another digit, or none
+        seed=config.seed,
     )
     console.say(f"running finetune-kit finetune {shlex.join(flags.as_words(job))}")
     finetune.tell(probe_then_finetune.run(job), job)

@@ -66,7 +66,7 @@ def test_a_demo_runs_the_default_recipe_in_a_new_folder(job, tmp_path, capsys) -
     console.deactivate()
     folder = tmp_path / "my runs" / "demo-1"
     config = probe_then_finetune.Config(
-        data=str(folder / "data"), workdir=str(folder), image_size=32, seed=3
+        data=str(folder / "data"), workdir=str(folder), image_size=32, augment="none", seed=3
     )
     assert job == [config, ("end", config)]
     assert results.prepare(folder) == folder  # What follows may take it; nobody has yet.

@@ -25,6 +25,9 @@ COMMANDS = {
 RESUMABLE = ("finetune", "pretrain")  # these have --resume
 
 
+TERMINATED = 128 + signal.SIGTERM
+
+
 def run(argv: list[str] | None = None) -> int:
     """Runs `finetune-kit COMMAND …` and returns the exit code.
 
@@ -77,22 +80,25 @@ def _without_command(words: list[str]) -> int:
 
 def _exit_code(act: Callable[[], int], *, debug: bool = False, resumes: bool = False) -> int:
     """Returns what `act` returns, or says in one line why not and returns that exit code."""
+    hint = " Go on with --resume and the same --workdir." if resumes else ""
     try:
         code = _answer(act)
         sys.stdout.flush()
     except checks.KitError as error:
         code = _complain(str(error), error.exit_code, debug=debug)
     except KeyboardInterrupt:
-        hint = " Go on with --resume and the same --workdir." if resumes else ""
         code = _complain(f"Interrupted.{hint}", 130, debug=debug)
     except BrokenPipeError:
         # Whoever read has what they wanted; what Python still holds back must go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except SystemExit as leaving:
-        if not isinstance(leaving.__context__, BrokenPipeError):
+        if leaving.code == TERMINATED:
+            code = _complain(f"Terminated.{hint}", TERMINATED, debug=debug)
+        elif isinstance(leaving.__context__, BrokenPipeError):
+            code = 0  # Rich meets the closed pipe first, and leaves.
+        else:
             raise
-        code = 0  # Rich meets the closed pipe first, and leaves.
     return code
 
 
@@ -105,7 +111,7 @@ def _answer(act: Callable[[], int]) -> int:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
+    raise SystemExit(TERMINATED)
 
 
 def _complain(message: str, code: int, *, debug: bool) -> int:

@@ -15,7 +15,6 @@ from finetune_kit.backbones import catalogue
 from finetune_kit.strategy import phases, schedules
 from finetune_kit.training import options, presets
 
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 AUGMENTATIONS = tuple(data.LEVELS)
 OPTIMIZERS = tuple(presets.OPTIMIZERS)
 
@@ -104,7 +103,7 @@ class Settings:
     )
     backbone_args: str = option("Arguments of the network, as in alpha=0.25.", "")
     image_size: int = option("Side of the input in pixels; 0 is the network's default.", 0, low=0)
-    precision: str = option("Numbers to compute with.", "float32", choices=PRECISIONS)
+    precision: str = option("Numbers to compute with.", "float32", choices=catalogue.PRECISIONS)
     batch_size: int = option("Images a step.", 32, low=1)
     seed: int = option("Decides splits, order, augmentation and random weights.", 0, low=0)
     overwrite: bool = option("Delete what an earlier run left in workdir.", False)

@@ -10,6 +10,7 @@ BUNDLED = "bundled"
 #   none    inside the network        tf     x / 127.5 - 1
 #   caffe   BGR minus ImageNet means  torch  ImageNet mean and standard deviation
 PREPROCESSING = ("none", "tf", "caffe", "torch")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclasses.dataclass(frozen=True)

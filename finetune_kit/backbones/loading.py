@@ -16,7 +16,6 @@ from finetune_kit.backbones import card, catalogue, network, stages, types, weig
 
 BUNDLED_FILES = pathlib.Path(__file__).parent / "bundled"
 IMAGENET_CLASSES = 1000
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Means and deviations of ImageNet's training images, as keras.applications applies them.
 CAFFE_MEANS_BGR = (103.939, 116.779, 123.68)
 TORCH_MEANS = (0.485, 0.456, 0.406)
@@ -61,7 +60,7 @@ def load(
         WeightsError: The file is missing, damaged or made for another network, or the ImageNet
             weights cannot be downloaded.
     """
-    checks.one_of("precision", precision, PRECISIONS)
+    checks.one_of("precision", precision, catalogue.PRECISIONS)
     name = catalogue.canonical(name)
     size = catalogue.image_size(name, image_size)
     with _policy(precision), _seeded(seed):

@@ -17,8 +17,8 @@ from finetune_kit import checks
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
 
-# Inverse L2 strengths for standardised features, weakest model first. Below 1e-4 every head of the
-# development sets predicted the class frequencies; above 10 the log loss only rose.
+# Inverse L2 strengths for standardised features, weakest model first: from heads that say little
+# more than the class frequencies to heads that are hardly regularised.
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0, 10.0)
 DEFAULT_STRENGTH = 1e-2  # where a class has one image and nothing can be cross-validated
 PAST_THE_BEST = 2  # strengths to try after the one of least loss

@@ -2,7 +2,7 @@
 
 import math
 
-STEPS = 400  # gradient steps after which few images are used up; docs/recipes.md has the sets
+STEPS = 400  # gradient steps: a budget, not an optimum; --epochs overrides what follows from it
 FEWEST, MOST = 10, 30  # epochs: fewer leave a schedule no room, more repeat what was seen
 
 

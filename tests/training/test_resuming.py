@@ -102,3 +102,25 @@ def test_going_on_with_other_settings_is_refused(tmp_path) -> None:
             identity={"seed": 1},
             resume=True,
         )
+
+
+def test_the_rate_that_the_guard_lowered_stays_lowered(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(running.journal, "EVERY", 0.0)
+
+    class Late(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+            if epoch == 2:  # reached once the rate is low enough
+                raise KeyboardInterrupt
+
+    images = squares.load()
+    options = dataclasses.replace(OPTIONS, optimizer="sgd", clip_norm=0.0)
+    phase = strategy.everything(GROUPS, strategy.Tuning(learning_rate=100.0, epochs=3))
+    expected = training.run(squares.classifier(), (phase,), images, options)
+    store = training.CheckpointStore(tmp_path)
+    arguments = ((phase,), images, options)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(squares.classifier(), *arguments, checkpoints=store, callbacks=[Late()])
+    found = training.run(squares.classifier(), *arguments, checkpoints=store, resume=True)
+    assert found.restarts == expected.restarts and found.restarts
+    for ours, theirs in zip(found.history, expected.history, strict=True):
+        assert ours["learning_rate"] == pytest.approx(theirs["learning_rate"])

@@ -42,6 +42,7 @@ def load(
     data_dir: str | None = None,
     seed: int = 0,
     per_class: int = 0,
+    hold_out: bool = True,
     test_fraction: float = 0.2,
     validation_fraction: float = 0.15,
     max_bad_fraction: float = 0.01,
@@ -56,6 +57,7 @@ def load(
         data_dir: Where TFDS keeps its data sets.
         seed: Decides, with the names alone, who is in which split.
         per_class: The whole label budget a class, validation included; 0 uses every image.
+        hold_out: Whether a label budget is cross-validated.
         test_fraction: Share in (0, 1) to score on, where the source has no test split.
         validation_fraction: Share in (0, 1) to choose by, where the source has none.
         max_bad_fraction: Largest share in [0, 1] of images that may be left out.
@@ -63,18 +65,17 @@ def load(
         progress: Called with the number of images that were decoded since the last call.
 
     Raises:
-        ConfigError: An argument out of its range.
-        DataError: The source cannot be used; one line that says why.
+        ConfigError, DataError: An argument out of its range; a source that cannot be used.
     """
     _check_arguments(image_size, per_class, test_fraction, validation_fraction, max_bad_fraction)
     began = time.perf_counter()
-    name, found = _list(source, data_dir)
+    name, found = list_source(source, data_dir)
     decoded = audit.decode_all(found, image_size, cache_mb=cache_mb, progress=progress)
     audit.refuse_bad(decoded.bad, len(found), max_bad_fraction)
     audit.refuse_unseen(found, decoded.good)
     everything = _everything(found, decoded, image_size)
     shares = {"test": test_fraction} | ({} if per_class else {"validation": validation_fraction})
-    division = _divide(found, everything, shares, seed=seed, per_class=per_class)
+    division = _divide(found, everything, shares, seed, per_class, hold_out)
     return types.ImageData(
         name=name,
         class_names=found.classes,
@@ -104,10 +105,18 @@ def _check_arguments(
         checks.in_range(name, share, 0.001, 0.999)
 
 
-def _list(
+def list_source(
     source: "str | os.PathLike[str] | arrays.Arrays", data_dir: str | None
 ) -> tuple[str, listing.Listing]:
-    """Returns the source's name and what it names, which a classifier can be trained on."""
+    """Returns the source's name and what it names, which a classifier can be trained on.
+
+    Args:
+        source: A folder, a `.csv` manifest, `tfds:NAME`, or `Arrays`.
+        data_dir: Where TFDS keeps its data sets.
+
+    Raises:
+        DataError: The source cannot be used.
+    """
     if isinstance(source, arrays.Arrays):
         name, found = "arrays", arrays.list_arrays(source)
     else:
@@ -143,17 +152,17 @@ def _divide(
     found: listing.Listing,
     everything: types.Split,
     shares: Mapping[str, float],
-    *,
     seed: int,
     per_class: int,
+    hold_out: bool,
 ) -> splits.Division:
     """Returns who is in which split, within the label budget if there is one."""
     given = [found.splits[i] for i in everything.indices]
     images = splits.Images(everything.labels, everything.names, given, found.classes)
     division = splits.divide(images, shares, seed=seed)
-    return (
-        splits.budget(images, division, seed=seed, per_class=per_class) if per_class else division
-    )
+    if not per_class:
+        return division
+    return splits.budget(images, division, seed=seed, per_class=per_class, hold_out=hold_out)
 
 
 def _part(everything: types.Split, division: splits.Division, split: str) -> Any:

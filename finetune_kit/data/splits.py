@@ -73,7 +73,9 @@ def divide(images: Images, shares: Mapping[str, float], *, seed: int) -> Divisio
     return Division(parts, warnings=tuple(_absent(images, parts)))
 
 
-def budget(images: Images, division: Division, *, seed: int, per_class: int) -> Division:
+def budget(
+    images: Images, division: Division, *, seed: int, per_class: int, hold_out: bool = True
+) -> Division:
     """Returns the division in which `per_class` images a class are all that training may know.
 
     They are drawn from the images to train on and those to choose by; the test split stands.
@@ -83,18 +85,19 @@ def budget(images: Images, division: Division, *, seed: int, per_class: int) -> 
         division: What is given and drawn, see `divide`.
         seed: Decides, with the names, who is drawn.
         per_class: At least 1; a class with fewer images gives all it has.
+        hold_out: Whether the budget is cross-validated; without, there are no folds.
     """
     known = [division.parts[name] for name in ("train", "validation") if name in division.parts]
     pool = np.sort(np.concatenate(known))
     rank = ranks([images.names[i] for i in pool.tolist()], seed=seed, salt="budget")
     train = pool[draw(images.labels[pool], rank, per_class)]
     rank = ranks([images.names[i] for i in train.tolist()], seed=seed, salt="folds")
-    held = folds(images.labels[train], rank, per_class)
+    held = folds(images.labels[train], rank, per_class) if hold_out else ()
     counts = np.bincount(images.labels[train], minlength=len(images.class_names))
     pairs = zip(images.class_names, counts, strict=True)
     short = [f"{name}: {count}" for name, count in pairs if count < per_class]
     warnings = [f"fewer than {per_class} images to train on in {', '.join(short)}"] * bool(short)
-    if not held:
+    if hold_out and not held:
         warnings.append("a class has one image to train on, so that nothing can be held out")
     parts = {"train": train, "test": division.parts["test"]}
     return Division(parts, held, (*division.warnings, *warnings))
@@ -172,6 +175,18 @@ def folds(labels: np.ndarray, rank: np.ndarray, per_class: int) -> tuple[types.F
         types.Fold(np.flatnonzero(part != i), np.flatnonzero(part == i))
         for i in range(count if several else 1)
     )
+
+
+def cross_validation(split: types.Split, *, seed: int) -> tuple[types.Fold, ...]:
+    """Returns how the images of a split are cross-validated; see `folds`.
+
+    Args:
+        split: n images.
+        seed: Decides, with the names, who is held out when.
+    """
+    rank = ranks(split.names, seed=seed, salt="folds")
+    smallest = int(np.unique(split.labels, return_counts=True)[1].min())
+    return folds(split.labels, rank, smallest)
 
 
 def _by_class(labels: np.ndarray, rank: np.ndarray) -> list[tuple[int, np.ndarray]]:

@@ -13,8 +13,11 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "card": "card",
         "catalogue": "catalogue",
         "find_stages": "stages",
+        "find_taps": "taps",
         "flops": "flops",
+        "has_batch_norm": "taps",
         "load": "loading",
         "network": "network",
+        "published": "published",
     },
 )

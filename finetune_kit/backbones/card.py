@@ -1,16 +1,28 @@
-"""The source card: what a backbone was trained on, in numbers, beside its weights."""
+"""The source card: what a backbone was trained on, in numbers, beside its weights.
+
+The bundled card is a folder's `card.json` and `statistics.npz`; a card that a user makes is one
+`.npz` file that holds both.
+"""
 
 import dataclasses
 import json
+import os
 import pathlib
+import zipfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from finetune_kit import checks, data
+from finetune_kit import checks
+from finetune_kit.backbones import taps
 
 CARD, STATISTICS = "card.json", "statistics.npz"
+FACTS = "facts"  # where the JSON is in a card of one file
+SUFFIX = ".npz"
+MAX_ROWS = 512  # features that a card ships: of the bundled network, a quarter of a MiB
+ARRAYS = ("feature_mean", "feature_covariance", "prototypes", "features")
+OPTIONAL = ("prototypes", "features")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,15 +32,19 @@ class SourceCard:
     Attributes:
         trained_on: Name of the source data, with counts.
         terms: Terms of the source data.
-        class_names: C source classes.
+        class_names: C source classes; empty if the images were not labelled.
         image_size: Side in pixels at training.
-        accuracy: On the source's test split: value, low, high (95 %, Wilson), n.
-        recipe: The command and the settings that made the weights.
-        moments: BatchNorm layer to (mean, variance) of its input over source images, each
-            float32 [c].
+        accuracy: On the source's test split: value, low, high (95 %, Wilson), n; empty if unknown.
+        recipe: The command and the settings that made the weights, or the card.
+        moments: Tap to (mean, variance) of its values over source images, each float32 [c]. The
+            taps are the inputs of the BatchNorm layers, or the ends of the stages without them.
         feature_mean: float32 [d], of the pooled features.
         feature_covariance: float32 [d, d].
-        prototypes: float32 [C, d], the mean pooled feature of each class.
+        prototypes: float32 [C, d], the mean pooled feature of each class; None without labels.
+        features: float16 [m, d], the pooled features of up to `MAX_ROWS` source images that were
+            not trained on, where there are such; None in older cards.
+        null_quantiles: Sample size n to the distance W that 95 % of samples of n source images
+            stay below; empty in older cards.
     """
 
     trained_on: str
@@ -40,7 +56,9 @@ class SourceCard:
     moments: dict[str, tuple[np.ndarray, np.ndarray]]
     feature_mean: np.ndarray
     feature_covariance: np.ndarray
-    prototypes: np.ndarray
+    prototypes: np.ndarray | None
+    features: np.ndarray | None = None
+    null_quantiles: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
 def read(folder: pathlib.Path) -> SourceCard | None:
@@ -49,84 +67,112 @@ def read(folder: pathlib.Path) -> SourceCard | None:
         return None
     facts = json.loads((folder / CARD).read_text(encoding="utf-8"))
     with np.load(folder / STATISTICS) as arrays:
-        moments = {
-            layer: (arrays[f"mean/{layer}"], arrays[f"variance/{layer}"])
-            for layer in facts.pop("layers")
-        }
-        return SourceCard(
-            **{**facts, "class_names": tuple(facts["class_names"])},
-            moments=moments,
-            feature_mean=arrays["feature_mean"],
-            feature_covariance=arrays["feature_covariance"],
-            prototypes=arrays["prototypes"],
-        )
+        return _joined(facts, arrays)
 
 
 def write(card: SourceCard, folder: pathlib.Path) -> None:
     """Writes a card as JSON and npz into an existing folder."""
-    facts = {
-        field.name: getattr(card, field.name)
-        for field in dataclasses.fields(card)
-        if field.name not in ("moments", "feature_mean", "feature_covariance", "prototypes")
-    }
-    text = json.dumps({**facts, "layers": list(card.moments)}, indent=2) + "\n"
+    text = json.dumps(_facts(card), indent=2) + "\n"
     (folder / CARD).write_text(text, encoding="utf-8")
-    arrays: dict[str, Any] = {
-        "feature_mean": card.feature_mean,
-        "feature_covariance": card.feature_covariance,
-        "prototypes": card.prototypes,
-    }
-    for layer, (mean, variance) in card.moments.items():
-        arrays |= {f"mean/{layer}": mean, f"variance/{layer}": variance}
-    np.savez_compressed(folder / STATISTICS, **arrays)
+    np.savez_compressed(folder / STATISTICS, **_arrays(card))
 
 
-def moments(
-    model: keras.Model, split: data.Split, *, batch_size: int = 128
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns mean and variance of the input of every BatchNorm layer, over images and positions.
-
-    Args:
-        model: A flat functional model, float32 [b, s, s, 3] in [0, 255] to features.
-        split: Images of side s.
-        batch_size: Images a forward pass; it does not change the result.
-
-    Returns:
-        Layer name to (mean, variance), each float32 [c], accumulated in float64.
+def read_file(path: str | os.PathLike[str]) -> SourceCard:
+    """Returns the card in one file.
 
     Raises:
-        ConfigError: The model has no BatchNorm layer.
+        WeightsError: No such file, or none that `write_file` wrote.
     """
-    layers = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
-    if not layers:
-        raise checks.ConfigError(
-            "Moments are taken at BatchNorm layers. " + checks.received(model=model.name)
+    if not pathlib.Path(path).is_file():
+        raise checks.WeightsError(
+            "--source_card needs a file that `finetune-kit source-card` wrote. "
+            f"Received: {os.fspath(path)!r}, which does not exist."
         )
-    taps = []
-    for layer in layers:
-        x = layer.input
-        axes = tuple(range(1, len(x.shape) - 1))
-        taps += [keras.ops.mean(x, axis=axes), keras.ops.mean(keras.ops.square(x), axis=axes)]
-    tapped = keras.Model(model.inputs[0], taps)
-    batches = data.evaluation_batches(split, batch_size=batch_size)
-    values = [np.mean(v, axis=0, dtype=np.float64) for v in tapped.predict(batches, verbose=0)]
-    return {
-        layer.name: (
-            np.asarray(values[2 * i], np.float32),
-            np.asarray(np.maximum(values[2 * i + 1] - values[2 * i] ** 2, 0.0), np.float32),
-        )
-        for i, layer in enumerate(layers)
-    }
+    try:
+        with np.load(path) as arrays:
+            return _joined(json.loads(str(arrays[FACTS])), arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise checks.WeightsError(
+            "--source_card needs a file that `finetune-kit source-card` wrote. "
+            f"Received: {os.fspath(path)!r}: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def write_file(card: SourceCard, path: str | os.PathLike[str]) -> None:
+    """Writes a card as one file, whose name must end in `.npz`."""
+    facts: dict[str, Any] = {FACTS: np.array(json.dumps(_facts(card)))}
+    np.savez_compressed(path, **_arrays(card), **facts)
+
+
+def refuse_unfit(
+    card: SourceCard, found: Sequence[taps.Tap], *, features: int, path: str, network: str
+) -> None:
+    """Refuses a card that was made for another network.
+
+    Args:
+        card: The card.
+        found: The taps of the network.
+        features: d, channels of its last map.
+        path: Where the card is, for the error.
+        network: Name of the network, for the error.
+
+    Raises:
+        WeightsError: Taps, their channels or the width of the features differ.
+    """
+    needed = {tap.name: tap.channels for tap in found}
+    known = {name: len(mean) for name, (mean, _) in card.moments.items()}
+    width = len(card.feature_mean)
+    if needed == known and width == features:
+        return
+    odd = [name for name in {**needed, **known} if needed.get(name) != known.get(name)]
+    difference = f"it differs at {', '.join(odd[:3])}{', …' if len(odd) > 3 else ''}"
+    raise checks.WeightsError(
+        f"--source_card must have been made for {network}, with {len(needed)} taps and {features} "
+        f"features. Received: {path!r} with {len(known)} taps and {width} features"
+        f"{f'; {difference}' if odd else ''}. Make one with `finetune-kit source-card`."
+    )
+
+
+def _facts(card: SourceCard) -> dict[str, Any]:
+    """Returns what JSON holds."""
+    names = [field.name for field in dataclasses.fields(card)]
+    facts = {name: getattr(card, name) for name in names if name not in ("moments", *ARRAYS)}
+    return {**facts, "layers": list(card.moments)}
+
+
+def _arrays(card: SourceCard) -> dict[str, Any]:
+    """Returns what npz holds."""
+    arrays = {name: getattr(card, name) for name in ARRAYS if getattr(card, name) is not None}
+    for layer, (mean, variance) in card.moments.items():
+        arrays |= {f"mean/{layer}": mean, f"variance/{layer}": variance}
+    return arrays
+
+
+def _joined(facts: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> SourceCard:
+    layers = facts.pop("layers")
+    nulls = facts.pop("null_quantiles", {})
+    given = {name: arrays[name] for name in ARRAYS if name in arrays or name not in OPTIONAL}
+    return SourceCard(
+        **{"prototypes": None, **facts, **given, "class_names": tuple(facts["class_names"])},
+        moments={layer: (arrays[f"mean/{layer}"], arrays[f"variance/{layer}"]) for layer in layers},
+        null_quantiles={int(n): float(quantile) for n, quantile in nulls.items()},
+    )
 
 
 def feature_statistics(
-    features: np.ndarray, labels: np.ndarray, *, num_classes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns mean [d], covariance [d, d] and class means [C, d] of features [n, d], float32."""
-    prototypes = np.stack([features[labels == c].mean(axis=0) for c in range(num_classes)])
+    features: np.ndarray, labels: np.ndarray | None, *, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns mean [d], covariance [d, d] and class means [C, d] of features [n, d], float32.
+
+    Without labels there are no class means.
+    """
     covariance = np.cov(features, rowvar=False)
+    prototypes = None
+    if labels is not None:
+        means = [features[labels == c].mean(axis=0) for c in range(num_classes)]
+        prototypes = np.stack(means).astype(np.float32)
     return (
         features.mean(axis=0).astype(np.float32),
         covariance.astype(np.float32),
-        prototypes.astype(np.float32),
+        prototypes,
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -9,6 +10,7 @@ from finetune_kit import checks
 from finetune_kit.backbones import types
 
 HEAD = "head"
+FEATURES = "pooled_features"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,23 +67,30 @@ class Classifier:
 
 
 def attach_head(
-    backbone: types.Backbone, num_classes: int, *, dropout: float = 0.0, seed: int = 0
+    backbone: types.Backbone,
+    num_classes: int,
+    *,
+    stages: int = 1,
+    dropout: float = 0.0,
+    seed: int = 0,
 ) -> Classifier:
     """Returns the backbone with global average pooling and a fresh dense head.
 
     Args:
         backbone: The pretrained network.
         num_classes: C, at least 2.
+        stages: The head sees the pooled features at the end of this many stages, counted from the
+            last, side by side in the order of depth; 0 is all (Evci et al., 2022, "Head2Toe",
+            section 3, without its selection of features).
         dropout: Share of features in [0, 1) that the head does not see in training.
         seed: Draws the head's weights (Glorot & Bengio, 2010, section 4.2.1) and the dropout.
 
     Raises:
-        ConfigError: A value out of range.
+        ConfigError: A value out of range, or the backbone has fewer stages.
     """
     checks.in_range("num_classes", num_classes, 2)
     checks.in_range("dropout", dropout, 0.0, 1.0, open_high=True)
-    pool = keras.layers.GlobalAveragePooling2D(name="pooled_features", dtype="float32")
-    features = pool(backbone.model.outputs[0])
+    features = _pooled(backbone, stages)
     head = keras.layers.Dense(
         num_classes,
         name=HEAD,
@@ -93,6 +102,26 @@ def attach_head(
         x = keras.layers.Dropout(dropout, seed=seed, name="head_dropout", dtype="float32")(x)
     pixels = backbone.model.inputs[0]
     return Classifier(backbone, keras.Model(pixels, head(x)), keras.Model(pixels, features), head)
+
+
+def _pooled(backbone: types.Backbone, count: int) -> Any:
+    """Returns the averages over the maps at the end of the last stages, float32 [b, d]."""
+    if not 0 <= count <= len(backbone.stages):
+        raise checks.ConfigError(
+            f"The head sees the features of 1 to {len(backbone.stages)} stages of this network, or "
+            f"of all with 0. {checks.received(stages=count)}"
+        )
+    last = backbone.model.outputs[0]
+    others = backbone.stages[-count:-1]  # with 0, all but the last one
+    if not others:
+        return _average(FEATURES)(last)
+    pooled = [_average(f"pooled_{stage.name}")(stage.output) for stage in others]
+    pooled.append(_average(f"pooled_{backbone.stages[-1].name}")(last))
+    return keras.layers.Concatenate(name=FEATURES, dtype="float32")(pooled)
+
+
+def _average(name: str) -> keras.layers.Layer:
+    return keras.layers.GlobalAveragePooling2D(name=name, dtype="float32")
 
 
 def _leaves(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:

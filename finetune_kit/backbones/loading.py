@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from finetune_kit import checks
-from finetune_kit.backbones import card, catalogue, network, stages, types, weights
+from finetune_kit.backbones import card, catalogue, network, stages, taps, types, weights
 
 BUNDLED_FILES = pathlib.Path(__file__).parent / "bundled"
 IMAGENET_CLASSES = 1000
@@ -41,6 +41,7 @@ def load(
     arguments: Mapping[str, Any] | None = None,
     precision: str = "float32",
     seed: int = 0,
+    source_card: str = "",
 ) -> types.Backbone:
     """Returns a network from raw pixels to features, with its weights and its stages.
 
@@ -53,32 +54,49 @@ def load(
             MobileNet is otherwise read from the shapes in the weights file.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
         seed: Draws random weights; the caller's random state is left as it was.
+        source_card: A file that `finetune-kit source-card` wrote for this network; "" is the
+            bundled card for the bundled weights and none for others.
 
     Raises:
         ConfigError: An unknown name, precision or argument, an argument that the kit sets itself,
             or an image below the minimum size.
-        WeightsError: The file is missing, damaged or made for another network, or the ImageNet
-            weights cannot be downloaded.
+        WeightsError: The file or the card is missing, damaged or made for another network, or the
+            ImageNet weights cannot be downloaded.
     """
     checks.one_of("precision", precision, catalogue.PRECISIONS)
     name = catalogue.canonical(name)
     size = catalogue.image_size(name, image_size)
+    build = _bundled if name == catalogue.BUNDLED else _application
     with _policy(precision), _seeded(seed):
-        if name == catalogue.BUNDLED:
-            model, source, source_classes = _bundled(size, weights, dict(arguments or {}))
-        else:
-            model, source, source_classes = _application(
-                name, size, weights or "imagenet", dict(arguments or {})
-            )
+        model, source, source_classes, given = build(name, size, weights, dict(arguments or {}))
+    found = stages.find_stages(model)
     return types.Backbone(
         name=name,
         model=model,
-        stages=stages.find_stages(model),
+        stages=found,
         image_size=size,
         weights=source,
         source_classes=source_classes,
-        card=card.read(BUNDLED_FILES) if source == catalogue.BUNDLED else None,
+        card=_card(source_card, source, model, found),
+        arguments=given,
     )
+
+
+def _card(
+    path: str, source: str, model: keras.Model, found: tuple[types.Stage, ...]
+) -> card.SourceCard | None:
+    """Returns the card that is asked for, or the one that comes with the weights."""
+    if not path:
+        return card.read(BUNDLED_FILES) if source == catalogue.BUNDLED else None
+    given = card.read_file(path)
+    card.refuse_unfit(
+        given,
+        taps.find_taps(model, found),
+        features=int(model.outputs[0].shape[-1]),
+        path=path,
+        network=model.name,
+    )
+    return given
 
 
 def preprocess(pixels: Any, mode: str) -> Any:
@@ -107,12 +125,12 @@ def _rescaling(scale: float | list[float], offset: float | list[float]) -> keras
 
 
 def _bundled(
-    size: int, source: str, arguments: dict[str, Any]
-) -> tuple[keras.Model, str, int | None]:
-    """Returns (model, weights, classes of the head in the weights file)."""
+    name: str, size: int, source: str, arguments: dict[str, Any]
+) -> tuple[keras.Model, str, int | None, dict[str, Any]]:
+    """Returns (model, weights, classes of the head in the weights file, arguments)."""
     if arguments:
         raise checks.ConfigError(
-            "The bundled backbone takes no arguments. " + checks.received(backbone_args=arguments)
+            f"The {name} backbone takes no arguments. " + checks.received(backbone_args=arguments)
         )
     if size > network.MAX_SIZE:
         raise checks.ConfigError(
@@ -126,26 +144,27 @@ def _bundled(
             "--weights out, or choose another --backbone."
         )
     if source == "none":
-        return model, source, None
+        return model, source, None, arguments
     path = source or os.fspath(BUNDLED_FILES / "bundled.weights.h5")
     rest = weights.leftover(weights.kernels(model), weights.read_shapes(path))
     weights.load_weights(model, path)
-    return model, source or catalogue.BUNDLED, weights.head_width(rest or [])
+    return model, source or catalogue.BUNDLED, weights.head_width(rest or []), arguments
 
 
 def _application(
     name: str, size: int, source: str, arguments: dict[str, Any]
-) -> tuple[keras.Model, str, int | None]:
-    """Returns (model, weights, classes of the head in the weights file)."""
+) -> tuple[keras.Model, str, int | None, dict[str, Any]]:
+    """Returns (model, weights, classes of the head in the weights file, arguments)."""
     entry = catalogue.entry(name)
+    source = source or "imagenet"
     if source == "none":
-        return _construct(entry, size, arguments, None), source, None
+        return _construct(entry, size, arguments, None), source, None, arguments
     if source == "imagenet":
-        return _construct(entry, size, arguments, source), source, IMAGENET_CLASSES
+        return _construct(entry, size, arguments, source), source, IMAGENET_CLASSES, arguments
     found = weights.read_shapes(source)
-    model, rest = _fitting(entry, size, arguments, found, source)
+    model, rest, fitting = _fitting(entry, size, arguments, found, source)
     weights.load_weights(model, source)
-    return model, source, weights.head_width(rest)
+    return model, source, weights.head_width(rest), fitting
 
 
 def _fitting(
@@ -154,8 +173,8 @@ def _fitting(
     arguments: dict[str, Any],
     found: weights.FileShapes,
     source: str,
-) -> tuple[keras.Model, list[tuple[int, ...]]]:
-    """Returns the network whose kernels are all in the file, and the kernels it does not use."""
+) -> tuple[keras.Model, list[tuple[int, ...]], dict[str, Any]]:
+    """Returns the network whose kernels are all in the file, the others, and its arguments."""
     constructor = getattr(keras.applications, entry.constructor)
     takes_alpha = "alpha" in inspect.signature(constructor).parameters
     candidates = [arguments]
@@ -165,7 +184,7 @@ def _fitting(
         model = _construct(entry, size, candidate, None)
         rest = weights.leftover(weights.kernels(model), found)
         if rest is not None:
-            return model, rest
+            return model, rest, candidate
     widths = " of any width" if len(candidates) > 1 else ""
     raise checks.WeightsError(
         f"The weights must be those of {entry.constructor}{widths}. Received: {source!r}, whose "

@@ -1,6 +1,7 @@
 """A pretrained network behind one type."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Backbone:
         weights: Where the weights came from: a file, "imagenet", "bundled" or "none".
         source_classes: Classes of the head that the weights file holds besides; None without one.
         card: What is known of the source data, or None.
+        arguments: What the constructor was called with besides what the kit sets itself.
     """
 
     name: str
@@ -47,3 +49,4 @@ class Backbone:
     weights: str
     source_classes: int | None = None
     card: "SourceCard | None" = None
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)

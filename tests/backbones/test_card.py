@@ -1,4 +1,4 @@
-"""The source card: moments and features against NumPy, and the way to the disk and back."""
+"""The source card: features against NumPy, and the way to the disk and back."""
 
 import dataclasses
 import json
@@ -7,27 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from finetune_kit import backbones, checks, data
-from finetune_kit.backbones import card
-
-
-def network() -> keras.Model:
-    keras.utils.set_random_seed(1)
-    pixels = keras.Input((8, 8, 3))
-    x = keras.layers.Rescaling(1 / 255)(pixels)
-    x = keras.layers.Conv2D(4, 3, name="conv")(x)
-    x = keras.layers.BatchNormalization(name="bn")(x)
-    x = keras.layers.ReLU()(x)
-    x = keras.layers.Conv2D(5, 3, strides=2, name="conv_2")(x)
-    return keras.Model(pixels, keras.layers.BatchNormalization(name="bn_2")(x))
-
-
-def split(n: int = 37) -> data.Split:
-    generator = np.random.default_rng(0)
-    labels = np.arange(n) % 2
-    pixels = generator.integers(0, 256, (n, 8, 8, 3), np.uint8)
-    everything = data.Arrays(pixels, labels, split=["train"] * (n - 4) + ["test", "validation"] * 2)
-    return data.load(everything, image_size=8).train
+from finetune_kit import backbones, checks
+from finetune_kit.backbones import card, taps
 
 
 def example() -> backbones.SourceCard:
@@ -43,27 +24,21 @@ def example() -> backbones.SourceCard:
         feature_mean=generator.normal(size=5).astype(np.float32),
         feature_covariance=(1e-6 * generator.normal(size=(5, 5))).astype(np.float32),
         prototypes=generator.normal(size=(2, 5)).astype(np.float32),
+        features=generator.normal(size=(9, 5)).astype(np.float16),
+        null_quantiles={10: 0.2, 100: 0.05},
     )
 
 
-@pytest.mark.parametrize("batch_size", [1, 16, 33])
-def test_moments_are_those_of_all_positions_of_all_images(batch_size) -> None:
-    model, images = network(), split()
-    found = card.moments(model, images, batch_size=batch_size)
-    pixels = images.store.batch(images.indices).astype(np.float32)
-    for name in ("bn", "bn_2"):
-        tap = keras.Model(model.inputs[0], model.get_layer(name).input)
-        values = tap(pixels).numpy()
-        flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
-        np.testing.assert_allclose(found[name][0], flat.mean(axis=0), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(found[name][1], flat.var(axis=0), rtol=1e-3, atol=1e-5)
-
-
-def test_a_network_without_batch_norm_has_no_moments() -> None:
-    pixels = keras.Input((8, 8, 3))
-    model = keras.Model(pixels, keras.layers.Conv2D(2, 3)(pixels))
-    with pytest.raises(checks.ConfigError, match="taken at BatchNorm layers"):
-        card.moments(model, split())
+def assert_same(one, other) -> None:
+    for field in dataclasses.fields(one):
+        ours, theirs = getattr(one, field.name), getattr(other, field.name)
+        if field.name == "moments":
+            assert ours.keys() == theirs.keys()
+            for pair, expected in zip(ours["bn"], theirs["bn"], strict=True):
+                np.testing.assert_array_equal(pair, expected)
+        else:
+            np.testing.assert_array_equal(ours, theirs)
+            assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None)
 
 
 def test_feature_statistics_are_numpys() -> None:
@@ -76,17 +51,71 @@ def test_feature_statistics_are_numpys() -> None:
     np.testing.assert_allclose(prototypes[2], rows[2::3].mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
+def test_without_labels_there_are_no_class_means() -> None:
+    rows = np.random.default_rng(4).normal(size=(50, 6))
+    mean, _, prototypes = card.feature_statistics(rows, None, num_classes=0)
+    assert prototypes is None
+    np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
 def test_a_card_comes_back_as_it_was_written(tmp_path) -> None:
     assert card.read(tmp_path) is None
     card.write(example(), tmp_path)
+    assert_same(card.read(tmp_path), example())
+    card.write_file(example(), tmp_path / "card.npz")
+    assert_same(card.read_file(tmp_path / "card.npz"), example())
+
+
+def test_what_a_card_lacks_is_missing_when_it_comes_back(tmp_path) -> None:
+    bare = dataclasses.replace(example(), prototypes=None, features=None, null_quantiles={})
+    card.write_file(bare, tmp_path / "card.npz")
+    assert_same(card.read_file(tmp_path / "card.npz"), bare)
+
+
+def test_a_card_of_before_features_and_nulls_is_read(tmp_path) -> None:
+    card.write(dataclasses.replace(example(), features=None), tmp_path)
+    facts = json.loads((tmp_path / card.CARD).read_text(encoding="utf-8"))
+    del facts["null_quantiles"]
+    (tmp_path / card.CARD).write_text(json.dumps(facts), encoding="utf-8")
     found = card.read(tmp_path)
-    for field in dataclasses.fields(found):
-        ours, theirs = getattr(found, field.name), getattr(example(), field.name)
-        if field.name == "moments":
-            for one, other in zip(ours["bn"], theirs["bn"], strict=True):
-                np.testing.assert_array_equal(one, other)
-        else:
-            np.testing.assert_array_equal(ours, theirs)
+    assert found.features is None and found.null_quantiles == {}
+    np.testing.assert_array_equal(found.prototypes, example().prototypes)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_no_card(tmp_path, content) -> None:
+    path = tmp_path / "card.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(checks.WeightsError, match="--source_card needs a file that") as caught:
+        card.read_file(path)
+    assert "card.npz" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_archive_of_other_arrays_is_no_card(tmp_path) -> None:
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    with pytest.raises(checks.WeightsError, match="Received: .*other.npz"):
+        card.read_file(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("channels", "features", "words"),
+    [
+        ({"bn": 5}, 5, "it differs at bn. Make one"),
+        ({"bn": 4, "bn_2": 4}, 5, "with 2 taps .* with 1 taps and 5 features; it differs at bn_2"),
+        ({"norm": 4}, 5, "it differs at norm, bn. Make"),
+        ({"bn": 4}, 6, "6 features. Received: 'c.npz' with 1 taps and 5 features. Make"),
+    ],
+)
+def test_a_card_for_another_network_is_refused(channels, features, words) -> None:
+    found = [taps.Tap(n, "stem", keras.KerasTensor((None, c))) for n, c in channels.items()]
+    with pytest.raises(checks.WeightsError, match=words):
+        card.refuse_unfit(example(), found, features=features, path="c.npz", network="toy")
+
+
+def test_a_card_for_this_network_passes() -> None:
+    found = [taps.Tap("bn", "stem", keras.KerasTensor((None, 4)))]
+    card.refuse_unfit(example(), found, features=5, path="c.npz", network="toy")
 
 
 def test_the_bundled_card_describes_the_bundled_weights() -> None:
@@ -105,6 +134,14 @@ def test_the_bundled_card_describes_the_bundled_weights() -> None:
         deviation = np.sqrt(variance)
         distance = np.abs(np.array(layer.moving_mean) - mean) / deviation
         assert np.median(distance) < 0.1, name
+    assert known.features.shape == (512, 256) and known.features.dtype == np.float16
+    # As many images of one source have one mean.
+    error = np.sqrt(np.diag(known.feature_covariance) / len(known.features))
+    apart = np.abs(known.features.astype(np.float64).mean(axis=0) - known.feature_mean) / error
+    assert np.median(apart) < 1.5
+    nulls = known.null_quantiles
+    assert list(nulls) == [10, 25, 50, 100, 300]
+    assert 0.2 > nulls[10] > nulls[50] > nulls[300] > 0
     text = (card_folder() / card.CARD).read_text(encoding="utf-8")
     assert "/" not in json.loads(text)["trained_on"].split(" ")[0].removeprefix("tfds:")
 

@@ -14,6 +14,8 @@ from keras import layers
 from finetune_kit import backbones, checks
 from finetune_kit.data import decode
 
+ALL = ("stem", "stage_1", "stage_2", "stage_3", "stage_4")
+
 
 def tiny(classes=4, *, size=32, precision="float32", **arguments):
     """Returns a classifier on a MobileNet of width 0.25 whose BatchNorm has statistics."""
@@ -50,6 +52,40 @@ def test_logits_are_the_head_of_the_mean_of_the_feature_map() -> None:
     np.testing.assert_allclose(
         classifier.model(images()), pooled @ kernel + bias, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(("stages", "names"), [(2, ("stage_3", "stage_4")), (0, ALL)])
+def test_a_head_sees_the_means_of_the_maps_of_several_stages(stages, names) -> None:
+    classifier = tiny(stages=stages)
+    ends = {stage.name: stage.output for stage in classifier.backbone.stages}
+    maps = [np.asarray(keras.Model(classifier.model.input, ends[n])(images())) for n in names]
+    expected = np.concatenate([m.astype(np.float64).mean(axis=(1, 2)) for m in maps], axis=1)
+    assert expected.shape[1] == {2: 128 + 256, 0: 16 + 32 + 64 + 128 + 256}[stages]
+    np.testing.assert_allclose(classifier.features(images()), expected, rtol=1e-5, atol=1e-6)
+    kernel, bias = classifier.head.get_weights()
+    assert kernel.shape == (expected.shape[1], 4)
+    logits = expected @ kernel + bias
+    np.testing.assert_allclose(classifier.model(images()), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_all_stages_are_as_many_as_there_are() -> None:
+    every, named = tiny(stages=0), tiny(stages=5)
+    np.testing.assert_array_equal(every.features(images()), named.features(images()))
+    assert every.groups == named.groups == tiny().groups
+
+
+@pytest.mark.parametrize("stages", [-1, 6])
+def test_a_head_sees_no_more_stages_than_there_are(stages) -> None:
+    with pytest.raises(checks.ConfigError, match=f"1 to 5 stages .* Received: stages={stages}$"):
+        tiny(stages=stages)
+
+
+def test_the_saved_predictor_of_several_stages(tmp_path: pathlib.Path) -> None:
+    classifier = tiny(stages=0, dropout=0.5)
+    classifier.predictor().save(tmp_path / "model.keras")
+    given = keras.saving.load_model(tmp_path / "model.keras")(images())
+    expected = scipy.special.softmax(np.asarray(classifier.model(images()), np.float64), axis=1)
+    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_views_share_their_variables() -> None:

@@ -1,5 +1,6 @@
 """Backbones by name: pixels, weights, arguments and precision, against Keras used by hand."""
 
+import dataclasses
 import math
 import pathlib
 import random
@@ -148,6 +149,7 @@ def test_arguments_win_over_what_the_file_says() -> None:
 
 def test_arguments_reach_the_constructor() -> None:
     assert tiny(arguments={"alpha": 0.5}).model.get_layer("conv1").filters == 16
+    assert tiny(arguments={"alpha": 0.5}).arguments == {"alpha": 0.5}
     assert tiny(arguments={"alpha": 0.25, "depth_multiplier": 2}).model.get_layer(
         "conv_dw_1"
     ).output.shape == (None, 16, 16, 16)
@@ -268,6 +270,7 @@ def test_a_fine_tuned_file_gives_its_weights_and_its_classes(tmp_path, name) -> 
     loaded = backbones.load(name, image_size=32, weights=path, seed=2)
     assert loaded.source_classes == 6
     assert loaded.weights == path
+    assert loaded.arguments == arguments
     np.testing.assert_array_equal(loaded.model(images(32)), source.model(images(32)))
     source.model.save_weights(path)
     assert backbones.load(name, image_size=32, weights=path).source_classes is None
@@ -318,3 +321,15 @@ def test_the_bundled_network_has_a_file_and_a_card() -> None:
     backbone = backbones.load("bundled")
     assert (backbone.image_size, backbone.weights, backbone.source_classes) == (32, "bundled", None)
     assert backbone.card is not None
+
+
+def test_a_card_of_ones_own_takes_the_place_of_the_bundled_one(tmp_path) -> None:
+    bundled = backbones.load("bundled").card
+    given = dataclasses.replace(bundled, trained_on="my own")
+    path = tmp_path / "card.npz"
+    backbones.card.write_file(given, path)
+    assert backbones.load("bundled", source_card=str(path)).card.trained_on == "my own"
+    with pytest.raises(checks.WeightsError, match="must have been made for mobilenet.* 27 taps"):
+        tiny(source_card=str(path))
+    with pytest.raises(checks.WeightsError, match="'nowhere.npz', which does not exist"):
+        tiny(source_card="nowhere.npz")

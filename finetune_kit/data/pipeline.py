@@ -6,6 +6,7 @@ Batches of indices come first, so that an augmentation is one call a batch; deco
 cached before anything random, so that no epoch repeats another.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -62,7 +63,45 @@ def batches(
     Raises:
         ConfigError: An unknown level or sampling, or a batch size below 1.
     """
-    _check_arguments(augmentation, sampling, batch_size)
+    checks.one_of("sampling", sampling, SAMPLINGS)
+    return ordered_batches(
+        split,
+        functools.partial(places_of, split, sampling, seed=seed),
+        num_classes=num_classes,
+        batch_size=batch_size,
+        seed=seed,
+        epochs=epochs,
+        first_epoch=first_epoch,
+        first_step=first_step,
+        augmentation=augmentation,
+        class_weights=class_weights,
+    )
+
+
+def ordered_batches(
+    split: types.Split,
+    order_of: Callable[[int], np.ndarray],
+    *,
+    num_classes: int,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    first_epoch: int = 0,
+    first_step: int = 0,
+    augmentation: str = "none",
+    class_weights: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """Returns batches as `batches` does, of images in an order of one's own.
+
+    Args:
+        split: n images.
+        order_of: From an epoch to the (position, occurrence) of its images, int64 [m, 2]; an image
+            that occurs again in the epoch gets another view.
+        num_classes, batch_size, seed, epochs, first_epoch, first_step, augmentation,
+            class_weights: As for `batches`.
+    """
+    checks.one_of("augment", augmentation, levels.LEVELS)
+    checks.in_range("batch_size", batch_size, 1)
     read = _reader(split, seed=seed)
 
     def batch(epoch: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -72,7 +111,7 @@ def batches(
         # A mixed image weighs what its parts weigh.
         return seen if class_weights is None else (*seen, tf.linalg.matvec(seen[1], class_weights))
 
-    chunks = _chunks(split, sampling, seed=seed, batch_size=batch_size)
+    chunks = _chunks(order_of, batch_size=batch_size)
     stream = tf.data.Dataset.range(first_epoch, epochs).flat_map(chunks)
     return _mapped(stream.skip(first_step), batch)
 
@@ -99,38 +138,37 @@ def evaluation_batches(split: types.Split, *, batch_size: int = 64) -> tf.data.D
     return _mapped(chunks, batch)
 
 
-def _check_arguments(augmentation: str, sampling: str, batch_size: int) -> None:
-    checks.one_of("augment", augmentation, levels.LEVELS)
-    checks.one_of("sampling", sampling, SAMPLINGS)
-    checks.in_range("batch_size", batch_size, 1)
+def places_of(split: types.Split, sampling: str, epoch: int, *, seed: int) -> np.ndarray:
+    """Returns (position, occurrence) of an epoch's images in their order, int64 [n, 2].
 
-
-def _chunks(
-    split: types.Split, sampling: str, *, seed: int, batch_size: int
-) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """Returns a function from an epoch to its (epoch, places) batch by batch."""
-
-    def chunks(epoch: tf.Tensor) -> tf.data.Dataset:
-        places = _numpy(
-            lambda e: _places(split, sampling, seed=seed, epoch=int(e)), [epoch], tf.int64
-        )
-        places.set_shape([None, 2])
-        return (
-            tf.data.Dataset.from_tensor_slices(places)
-            .batch(batch_size)
-            .map(lambda chunk: (epoch, chunk))
-        )
-
-    return chunks
-
-
-def _places(split: types.Split, sampling: str, *, seed: int, epoch: int) -> np.ndarray:
-    """Returns (position, occurrence) of an epoch's images in their order, int64 [n, 2]."""
+    Args:
+        split: n images.
+        sampling: A name of `SAMPLINGS`.
+        epoch: Counted from 0.
+        seed: Any integer.
+    """
     if sampling == "balanced":
         positions = order.balanced_order(split.labels, seed=seed, epoch=epoch)
     else:
         positions = order.epoch_order(len(split), seed=seed, epoch=epoch)
     return np.stack([positions, order.occurrences(positions)], axis=1)
+
+
+def _chunks(
+    order_of: Callable[[int], np.ndarray], *, batch_size: int
+) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """Returns a function from an epoch to its (epoch, places) batch by batch."""
+
+    def chunks(epoch: tf.Tensor) -> tf.data.Dataset:
+        order_in = _numpy(lambda e: order_of(int(e)), [epoch], tf.int64)
+        order_in.set_shape([None, 2])
+        return (
+            tf.data.Dataset.from_tensor_slices(order_in)
+            .batch(batch_size)
+            .map(lambda chunk: (epoch, chunk))
+        )
+
+    return chunks
 
 
 def _reader(

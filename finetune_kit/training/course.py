@@ -1,6 +1,8 @@
 """All phases of a run, one after the other, from the same weights as often as asked."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +15,8 @@ from finetune_kit import checks, console, data
 from finetune_kit.training import (
     callbacks,
     fitter,
+    interpolation,
+    joint_loss,
     journal,
     ledger,
     schedules,
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
     from finetune_kit.data.types import Split
     from finetune_kit.strategy.phases import Phase
+    from finetune_kit.training.companions import Companion
     from finetune_kit.training.options import Options
 
 RATE_FACTOR = 0.1  # S7: lower the rate; the text's own two values, 0.01 and 0.001, differ tenfold
@@ -87,6 +92,7 @@ class Course:
         *,
         num_classes: int,
         listeners: Sequence[keras.callbacks.Callback] = (),
+        companion: "Companion | None" = None,
     ) -> None:
         """Notes the initial weights.
 
@@ -96,10 +102,14 @@ class Course:
             options: How to train.
             num_classes: C.
             listeners: Further callbacks for `fit`; they see val_loss and val_accuracy.
+            companion: A source task that trains in every phase that is not solved; None for none.
         """
         self._classifier, self._phases, self._options = classifier, tuple(phases), options
         self._num_classes, self._listeners = num_classes, tuple(listeners)
         self._initial = snapshots.take(classifier.model.variables)
+        self._companion = companion
+        self._joint = joint_loss.Joint(classifier, companion) if companion else None
+        self._beginning = snapshots.take(self._variables)
         self._fitters: dict[int, fitter.Fitter] = {}
         self._solver = solving.Solver(classifier, num_classes=num_classes, seed=options.seed)
         self._scales = [1.0] * len(self._phases)
@@ -111,6 +121,12 @@ class Course:
     def weights(self) -> list[Any]:
         """Variables that make up the classifier; the seeds of its dropout are not among them."""
         return list(self._classifier.model.weights)
+
+    @property
+    def _variables(self) -> list[Any]:
+        """All that training changes, the optimizer's state apart."""
+        other = self._joint.head.variables if self._joint else []
+        return [*self._classifier.model.variables, *other]
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -147,9 +163,7 @@ class Course:
             NumericsError: The loss or the weights stopped being finite; the classifier holds the
                 last weights that were.
         """
-        snapshots.put(
-            self._classifier.model.variables, task.start.variables if task.start else self._initial
-        )
+        snapshots.put(self._variables, task.start.variables if task.start else self._beginning)
         if task.start:
             self._reweigh(task.book)
         self._last, epoch = None, 0
@@ -163,11 +177,12 @@ class Course:
                     self._solve(phase, task, epoch=epoch, reuse=self._last is None)
                 continue
             self._last = self._open(index, self._last)
-            statistics.shorten_memory(
-                self._classifier.model._flatten_layers(),
-                steps=phase.epochs
-                * data.steps_per_epoch(len(task.train), self._options.batch_size),
-            )
+            if phase.batch_norm == "trainable":
+                statistics.shorten_memory(
+                    self._classifier.model._flatten_layers(),
+                    steps=phase.epochs
+                    * data.steps_per_epoch(len(task.train), self._options.batch_size),
+                )
             stands_here = task.start is not None and task.book.rows[-1]["phase"] == phase.name
             if task.start is not None and stands_here:
                 self._last.go_on(task.start.optimizer)
@@ -180,14 +195,22 @@ class Course:
             epoch += phase.epochs
 
     def _reweigh(self, book: ledger.Ledger) -> None:
-        """Gives the last row of a book the classifier's present weights."""
+        """Gives the last row of a book what its weights are now that training stands there."""
         if book.last is not None:
-            book.last = dataclasses.replace(book.last, weights=snapshots.take(self.weights))
+            with self._interpolated(book):
+                book.last = dataclasses.replace(book.last, weights=snapshots.take(self.weights))
+
+    def _interpolated(self, book: ledger.Ledger) -> contextlib.AbstractContextManager[None]:
+        """Puts the weights that are scored and kept in the place of those that train."""
+        wanted = {id(variable) for variable in self.weights}
+        pairs = zip(self._classifier.model.variables, self._initial, strict=True)
+        initial = [value for variable, value in pairs if id(variable) in wanted]
+        return interpolation.interpolated(self.weights, book.probe or initial, self._options.wise)
 
     def capture(self) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        """Returns the values of the classifier's variables, and of the optimizer's by key."""
+        """Returns the values of the variables that train, and of the optimizer's by key."""
         state = {} if self._last is None else self._last.state()
-        return snapshots.take(self._classifier.model.variables), state
+        return snapshots.take(self._variables), state
 
     def restore(self, weights: Sequence[np.ndarray]) -> None:
         """Puts weights into the classifier that a ledger kept."""
@@ -204,13 +227,21 @@ class Course:
             "learning_rate": None,
             "seconds": time.perf_counter() - began,
         }
-        task.book.add(row, held_out, snapshots.take(self.weights))
+        weights = snapshots.take(self.weights)
+        if self._options.wise < 1.0:
+            task.book.probe = weights
+        task.book.add(row, held_out, weights)
         task.note()
 
     def _open(self, index: int, previous: fitter.Fitter | None) -> fitter.Fitter:
         if index not in self._fitters:
             self._fitters[index] = fitter.Fitter(
-                self._classifier, self._phases[index], self._options, previous=previous
+                self._classifier,
+                self._phases[index],
+                self._options,
+                origin=self._initial,
+                previous=previous,
+                joint=self._joint,
             )
         self._fitters[index].start(previous)
         return self._fitters[index]
@@ -232,7 +263,7 @@ class Course:
         keeper = self._keeper(current, rates, task)
         meter = callbacks.Meter(task.progress, current.phase.name)
         current.fit(
-            self._batches(current.phase, task.train, epochs),
+            self._batches(current.phase, task.train, epochs, begin=begin),
             steps=steps,
             epochs=epochs,
             callbacks=[rates, watch, keeper, meter, *self._listeners],
@@ -257,6 +288,7 @@ class Course:
             rates=rates,
             score=self._scorer(task),
             weights=self.weights,
+            scored=lambda: self._interpolated(task.book),
             patience=self._options.patience,
             after=task.note,
         )
@@ -282,12 +314,23 @@ class Course:
         )
         return scorer.score
 
-    def _batches(self, phase: "Phase", train: "Split", epochs: range) -> Any:
-        options = self._options
+    def _batches(self, phase: "Phase", train: "Split", epochs: range, *, begin: int) -> Any:
+        options, companion = self._options, self._companion
         weights = None
         if options.imbalance == "weights":
             weights = data.class_weights(train.counts(self._num_classes))
-        return data.batches(
+        stream: Any = data.batches
+        if companion is not None:
+            shares = companion.shares(
+                epochs=epochs,
+                begin=begin,
+                total=phase.epochs,
+                steps=data.steps_per_epoch(len(train), options.batch_size),
+            )
+            stream = functools.partial(
+                data.paired_batches, partners=companion.beside(train), shares=shares
+            )
+        return stream(
             train,
             num_classes=self._num_classes,
             batch_size=options.batch_size,

@@ -7,12 +7,13 @@ import keras
 import numpy as np
 
 from finetune_kit import checks
-from finetune_kit.strategy import applying
-from finetune_kit.training import optimizers, snapshots
+from finetune_kit.strategy import applying, phases
+from finetune_kit.training import anchoring, optimizers, snapshots, views
 
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
     from finetune_kit.strategy.phases import Phase
+    from finetune_kit.training.joint_loss import Joint
     from finetune_kit.training.options import Options
 
 
@@ -33,7 +34,9 @@ class Fitter:
         phase: "Phase",
         options: "Options",
         *,
+        origin: Sequence[np.ndarray],
         previous: "Fitter | None" = None,
+        joint: "Joint | None" = None,
     ) -> None:
         """Compiles the phase.
 
@@ -41,19 +44,22 @@ class Fitter:
             classifier: Whose layers train.
             phase: Not a solved one.
             options: Optimizer and loss.
+            origin: Values of the classifier's variables at the start of the course.
             previous: The phase trained before, whose optimizer state is carried over.
+            joint: The second head that trains with the first, at its rate; None for none.
         """
         applying.apply(classifier, phase)
-        self._classifier, self.phase = classifier, phase
-        self.model = keras.Model(classifier.model.inputs[0], classifier.model.outputs[0])
+        self._classifier, self.phase, self._joint = classifier, phase, joint
+        view = joint.view() if joint else _view(classifier)
+        alone = phase.layers == "batch_norm" and phase.batch_norm == "frozen"
+        self.model = views.held(view) if alone else view
+        self._penalties = anchoring.penalties(classifier, origin, options.l2_sp)
         before = previous.model.optimizer if previous else None
         optimizer = self._make_optimizer(options, before)
         self.model.compile(
             optimizer=optimizer,
-            loss=keras.losses.CategoricalCrossentropy(
-                from_logits=True, label_smoothing=options.label_smoothing
-            ),
-            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+            loss=(joint.loss if joint else _loss)(options.label_smoothing),
+            metrics=(joint.metrics if joint else _metrics)(options.label_smoothing),
         )
         self._fresh = snapshots.take(optimizer.variables)
 
@@ -105,14 +111,23 @@ class Fitter:
             epochs: Epochs counted over the whole run.
             callbacks: One of them has to set the learning rate.
         """
-        self.model.fit(
-            batches,
-            initial_epoch=epochs.start,
-            epochs=epochs.stop,
-            steps_per_epoch=steps,
-            callbacks=list(callbacks),
-            verbose=0,
-        )
+        with anchoring.applied(self._penalties):
+            self.model.fit(
+                batches,
+                initial_epoch=epochs.start,
+                epochs=epochs.stop,
+                steps_per_epoch=steps,
+                callbacks=list(callbacks),
+                verbose=0,
+            )
+
+    def _rates(self) -> dict[str, float]:
+        """Returns variable path to multiplier, for every variable of the view that trains."""
+        rates = applying.rates_by_path(self._classifier, self.phase)
+        if self._joint:
+            head = self.phase.multipliers[phases.HEAD]
+            rates |= {variable.path: head for variable in self._joint.head.trainable_variables}
+        return rates
 
     def _make_optimizer(
         self, options: "Options", before: keras.optimizers.Optimizer | None
@@ -128,13 +143,25 @@ class Fitter:
         )
         optimizer = optimizers.with_multipliers(
             plain,
-            applying.rates_by_path(self._classifier, self.phase),
+            self._rates(),
             cohorts=optimizers.cohorts(before, variables),
         )
         if _needs_loss_scale(self.model):
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
         optimizer.build(variables)
         return optimizer
+
+
+def _view(classifier: "Classifier") -> keras.Model:
+    return keras.Model(classifier.model.inputs[0], classifier.model.outputs[0])
+
+
+def _loss(label_smoothing: float) -> keras.losses.Loss:
+    return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+
+
+def _metrics(label_smoothing: float) -> list[keras.metrics.Metric]:
+    return [keras.metrics.CategoricalAccuracy(name="accuracy")]
 
 
 def _needs_loss_scale(model: keras.Model) -> bool:

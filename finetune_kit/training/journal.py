@@ -101,6 +101,8 @@ def _encode(
             arrays |= {f"books/{number}/best/{i}": v for i, v in enumerate(book.best.weights)}
         if book.last is not None and book.last.score is not None:
             arrays |= _score_arrays(book.last.score, f"books/{number}/last")
+        if book is standing.books[-1]:  # those before it have ended
+            arrays |= {f"probe/{i}": value for i, value in enumerate(book.probe or [])}
         books.append({"rows": book.rows, "best": book.best.point if book.best else None})
     state = {
         "identity": dict(identity),
@@ -127,6 +129,8 @@ def _decode(found: checkpoints.Generation) -> Standing:
         # Its weights are among the variables; the course puts them back.
         book.last = ledger.Kept(len(book.rows) - 1, [], score)
         books.append(book)
+    if books:
+        books[-1].probe = _numbered(arrays, "probe") or None
     prefix = "optimizer/"
     return Standing(
         scales=tuple(state["scales"]),

@@ -1,5 +1,6 @@
 """What a course of training has seen: rows of history, held-out scores, the best weights."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from finetune_kit.training import optimizers, snapshots
+from finetune_kit.training import joint_loss, optimizers, snapshots
 
 if TYPE_CHECKING:
     from finetune_kit.training.callbacks import Rates
@@ -43,6 +44,7 @@ class Ledger:
         scores: Held-out score of every row, kept where `keep_scores`.
         best: Weights of the highest validation accuracy, None without held-out images.
         last: Weights of the last row, all finite; what is left when training diverges.
+        probe: Weights after the last solved head, where the course interpolates from them.
         keep_scores: Whether `scores` is kept.
         listeners: Called with every row.
     """
@@ -53,6 +55,7 @@ class Ledger:
     scores: "list[Score]" = dataclasses.field(default_factory=list)
     best: Kept | None = None
     last: Kept | None = None
+    probe: list[np.ndarray] | None = None
 
     def add(self, row: Row, score: "Score | None", weights: list[np.ndarray]) -> None:
         """Enters an epoch: its row, what it scored, and the weights that scored it."""
@@ -104,6 +107,7 @@ class Bookkeeper(keras.callbacks.Callback):
         rates: "Rates",
         score: "Callable[[], Score] | None",
         weights: Sequence[Any],
+        scored: Callable[[], contextlib.AbstractContextManager[None]],
         patience: int,
         after: Callable[[], None],
     ) -> None:
@@ -115,13 +119,14 @@ class Bookkeeper(keras.callbacks.Callback):
             rates: Knows the learning rate.
             score: Scores the held-out images; None if there are none.
             weights: Variables that make up the classifier.
+            scored: Entered while they are scored and kept; puts others in the place of `weights`.
             patience: Epochs without a lower loss after which the phase ends; 0 never.
             after: Called once an epoch has been entered.
         """
         super().__init__()
         self._ledger, self._phase, self._rates = ledger, phase, rates
         self._score, self._weights, self._patience = score, weights, patience
-        self._after, self._began = after, 0.0
+        self._scored, self._after, self._began = scored, after, 0.0
         self.diverged = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -133,7 +138,7 @@ class Bookkeeper(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         if not math.isfinite(logs["loss"]):
             return
-        with optimizers.averaged(self.model.optimizer):
+        with optimizers.averaged(self.model.optimizer), self._scored():
             values = snapshots.take(self._weights)
             score = self._score() if self._score else None
         if not snapshots.finite(values) or (score and not math.isfinite(score.loss)):
@@ -142,7 +147,7 @@ class Bookkeeper(keras.callbacks.Callback):
         row = {
             "phase": self._phase,
             "epoch": epoch + 1,
-            "loss": float(logs["loss"]),
+            "loss": float(logs.get(joint_loss.OWN_LOSS, logs["loss"])),
             "accuracy": float(logs["accuracy"]),
             "learning_rate": self._rates.current,
             "seconds": time.perf_counter() - self._began,

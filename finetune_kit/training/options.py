@@ -10,6 +10,8 @@ from finetune_kit import checks
 from finetune_kit.training import presets
 
 IMBALANCE = ("none", "weights", "sampling")
+STATISTICS = ("source", "target")
+LEAST_WISE = 0.01  # less is the probe itself, for the price of fine-tuning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +28,17 @@ class Options:
             al., 2016, section 7).
         clip_norm: Largest norm of all gradients together; 0 does not clip.
         ema: Momentum in [0, 1) of the average over the weights; 0 keeps none.
+        l2_sp: Strength, at least 0, of the pull of the backbone's weights to where they were at
+            the start (Li et al., 2018, eq. 4); the loss of the history contains it. Weight decay
+            pulls to 0 at the same time unless it is switched off.
+        wise: Where in (0, 1] the weights that are scored and kept lie on the line from the probe,
+            or from the start without one, to the fine-tuned ones (Wortsman et al., 2022, eq. 1);
+            1 is the fine-tuned end. Training goes on from the fine-tuned ones.
         imbalance: "weights" weighs images by the inverse frequency of their class, "sampling"
             shows every class equally often.
+        batch_norm_statistics: "target" measures the moving statistics of BatchNorm anew before the
+            first phase, on all training images without their labels, those that a fold holds out
+            included (Li et al., 2016, AdaBN); "source" keeps those of the weights.
         patience: Epochs without a lower validation loss after which a phase ends; 0 never ends
             one early. Without a validation split it has no effect.
         guard: Whether a loss that explodes in the first steps starts the run again at a lower
@@ -45,7 +56,10 @@ class Options:
     label_smoothing: float = 0.0
     clip_norm: float = 1.0
     ema: float = 0.0
+    l2_sp: float = 0.0
+    wise: float = 1.0
     imbalance: str = "none"
+    batch_norm_statistics: str = "source"
     patience: int = 0
     guard: bool = True
 
@@ -56,7 +70,10 @@ class Options:
         checks.in_range("label_smoothing", self.label_smoothing, 0.0, 1.0, open_high=True)
         checks.in_range("clip_norm", self.clip_norm, 0.0)
         checks.in_range("ema", self.ema, 0.0, 1.0, open_high=True)
+        checks.in_range("l2_sp", self.l2_sp, 0.0)
+        checks.in_range("wise", self.wise, LEAST_WISE, 1.0)
         checks.one_of("imbalance", self.imbalance, IMBALANCE)
+        checks.one_of("batch_norm_statistics", self.batch_norm_statistics, STATISTICS)
         checks.in_range("patience", self.patience, 0)
 
 

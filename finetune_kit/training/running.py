@@ -16,7 +16,16 @@ import keras
 import numpy as np
 
 from finetune_kit import checks, console, data, strategy
-from finetune_kit.training import choosing, course, journal, ledger, options, tensorboard
+from finetune_kit.strategy import applying
+from finetune_kit.training import (
+    choosing,
+    course,
+    journal,
+    ledger,
+    options,
+    statistics,
+    tensorboard,
+)
 
 if TYPE_CHECKING:
     import os
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from finetune_kit.data.types import ImageData, Split
     from finetune_kit.strategy.phases import Phase
     from finetune_kit.training.checkpoints import CheckpointStore
+    from finetune_kit.training.companions import Companion
 
 MAX_RESTARTS = 3
 # A loss that the rate drives up falls with the rate; hard batches, few and augmented, stay as hard.
@@ -44,6 +54,7 @@ def run(
     resume: bool = False,
     identity: Mapping[str, Any] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    companion: "Companion | None" = None,
 ) -> Outcome:
     """Trains a classifier phase by phase and leaves the chosen weights in it.
 
@@ -57,23 +68,24 @@ def run(
         resume: Go on from the newest checkpoint, if there is one.
         identity: What an interrupted run must share with this one, JSON types.
         callbacks: Further callbacks for `fit`.
+        companion: A source task that trains beside the target; no score is its own.
 
     Raises:
-        ConfigError: A phase does not fit the classifier, or the checkpoint is of another run.
+        ConfigError: A phase or option does not fit the classifier, or the checkpoint the run.
         NumericsError: The loss exploded at every rate that was tried, or became NaN later; the
             classifier holds the last good weights.
     """
     strategy.check(phases, classifier.groups)
+    applying.check(classifier, phases)
     if images.validation is None:
         # Folds are compared epoch by epoch, so each has to run them all.
         settings = dataclasses.replace(settings, patience=0)
+    if settings.batch_norm_statistics == "target":
+        statistics.re_estimate(classifier, images.train, seed=settings.seed)
     way = course.Course(
-        classifier,
-        phases,
-        settings,
-        num_classes=len(images.class_names),
-        listeners=callbacks,
-    )
+        classifier, phases, settings, num_classes=len(images.class_names), listeners=callbacks,
+        companion=companion,
+    )  # fmt: skip
     diary = journal.Journal(checkpoints, identity or {})
     board = tensorboard.Board(tensorboard_dir, phases)
     attempt = _Attempt(way, tuple(phases), images, settings, diary, board)
@@ -149,6 +161,7 @@ class _Attempt:
                 len(folds), start, train, None, progress, points=point + 1,
                 listener=lambda row: self._tell(row, final_rows=self.books[-1].rows),
             )  # fmt: skip
+        self.way.restore(_choose(final)[0].weights)
         rows = [row | _means(books, i) for i, row in enumerate(final.rows)]
         return Outcome(
             history=tuple(rows),

@@ -33,8 +33,13 @@ def load(per_class: int = 0, *, count: int = 20, noise: float = 90.0) -> data.Im
     return data.load(source, image_size=SIDE, seed=1, per_class=per_class)
 
 
-def classifier(*, dropout: float = 0.0, seed: int = 3) -> backbones.Classifier:
-    """Returns a classifier with the groups stem, stage_1 and head, BatchNorm in both stages."""
+def classifier(*, dropout: float = 0.0, seed: int = 3, stages: int = 1) -> backbones.Classifier:
+    """Returns a classifier with the groups stem, stage_1 and head, BatchNorm in both stages.
+
+    Args:
+        dropout, stages: Of the head.
+        seed: Draws all weights.
+    """
     keras.utils.set_random_seed(seed)
     pixels = keras.Input((SIDE, SIDE, 3), name="pixels")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
@@ -51,7 +56,7 @@ def classifier(*, dropout: float = 0.0, seed: int = 3) -> backbones.Classifier:
         image_size=SIDE,
         weights="none",
     )
-    return backbones.attach_head(backbone, CLASSES, dropout=dropout, seed=seed)
+    return backbones.attach_head(backbone, CLASSES, stages=stages, dropout=dropout, seed=seed)
 
 
 def phases(*, epochs: int = 3, rate: float = 0.01, **settings: object) -> tuple:

@@ -25,13 +25,16 @@ def apply(classifier: "Classifier", phase: phases.Phase) -> None:
     Args:
         classifier: Its layers' flags are overwritten.
         phase: A BatchNorm layer trains, and updates its statistics, only where its stage does and
-            `batch_norm` is "trainable".
+            `batch_norm` is "trainable". Where BatchNorm alone trains, its flag is set with "frozen"
+            as well, and whoever fits the model has to hold the statistics.
 
     Raises:
-        ConfigError: The multipliers do not name the classifier's groups, or the network shares a
-            layer between groups or has one outside them, so that the plan cannot be carried out.
+        ConfigError: The multipliers do not name the classifier's groups, BatchNorm is to train
+            alone and there is none, or the network shares a layer between groups or has one outside
+            them, so that the plan cannot be carried out.
     """
     phases.check((phase,), classifier.groups)
+    check(classifier, (phase,))
     owners = _owners(classifier)
     for layer in classifier.model._flatten_layers(include_self=True):
         # A frozen container hides the variables of layers that train.
@@ -46,6 +49,20 @@ def apply(classifier: "Classifier", phase: phases.Phase) -> None:
             if trains:
                 planned[id(variable)] = variable.path
     _verify(classifier, planned)
+
+
+def check(classifier: "Classifier", plan: Sequence[phases.Phase]) -> None:
+    """Raises `ConfigError` if BatchNorm is to train alone in stages that have none."""
+    for phase in plan:
+        stages = [group for group in phase.trained if group != phases.HEAD]
+        found = [layer for stage in stages for layer in classifier.layers_of(stage)]
+        if phase.layers == "batch_norm" and not any(map(_is_batch_norm, found)):
+            raise checks.ConfigError(
+                "A phase that trains BatchNorm alone needs a network with BatchNorm in the stages "
+                "that are open. Received: none in "
+                f"{', '.join(stages) or 'no stage'} of {classifier.backbone.name!r}. Choose "
+                "another network or another recipe."
+            )
 
 
 def rates_by_path(classifier: "Classifier", phase: phases.Phase) -> dict[str, float]:
@@ -74,8 +91,13 @@ def rates_by_path(classifier: "Classifier", phase: phases.Phase) -> dict[str, fl
 def _trains(layer: keras.layers.Layer, phase: phases.Phase, group: str) -> bool:
     if phase.multipliers[group] == 0.0:
         return False
-    is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-    return not is_batch_norm or phase.batch_norm == "trainable"
+    if phase.layers == "batch_norm" and group != phases.HEAD:
+        return _is_batch_norm(layer)
+    return not _is_batch_norm(layer) or phase.batch_norm == "trainable"
+
+
+def _is_batch_norm(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)
 
 
 def _owners(classifier: "Classifier") -> list[tuple[keras.layers.Layer, str]]:

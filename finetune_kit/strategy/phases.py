@@ -14,6 +14,7 @@ from finetune_kit.strategy import schedules
 
 HEAD = "head"
 BATCH_NORM = ("frozen", "trainable")
+LAYERS = ("all", "batch_norm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class Phase:
         schedule: How the rate moves within the phase.
         batch_norm: "frozen" normalises with the moving statistics of the source and trains neither
             them nor scale and offset; "trainable" trains all four where the stage trains.
+        layers: "all" trains every layer of the stages that train; "batch_norm" nothing but the
+            scale and offset of their BatchNorm layers, with the head. What `batch_norm` says then
+            holds for the statistics alone: "trainable" updates them, "frozen" does not.
         augment: Level of augmentation, a name in `data.LEVELS`.
         solved: The head is solved in closed form on the features of the frozen backbone: all
             stages have multiplier 0, there are no epochs and no rate.
@@ -43,12 +47,14 @@ class Phase:
     epochs: int = 0
     schedule: schedules.Schedule = schedules.Schedule("constant")
     batch_norm: str = "frozen"
+    layers: str = "all"
     augment: str = "none"
     solved: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", _table_of(self.name, self.multipliers))
         checks.one_of("batch_norm", self.batch_norm, BATCH_NORM)
+        checks.one_of("layers", self.layers, LAYERS)
         checks.one_of("augment", self.augment, levels.LEVELS)
         if self.solved:
             _check_solved(self)
@@ -86,7 +92,8 @@ def table(phases: Sequence[Phase]) -> list[dict[str, str]]:
     """Returns the plan as a table: one row a group, one column a phase.
 
     A cell is the group's peak rate, `frozen`, or `solved`. Rows below say what holds for a whole
-    phase: epochs, schedule, BatchNorm and augmentation. All cells are text.
+    phase: epochs, schedule, BatchNorm and augmentation, and which layers if that is not all. All
+    cells are text.
     """
     groups = list(dict.fromkeys(group for phase in phases for group in phase.multipliers))
     rows = [_row(group, (_cell(phase, group) for phase in phases), phases) for group in groups]
@@ -96,6 +103,8 @@ def table(phases: Sequence[Phase]) -> list[dict[str, str]]:
         "BatchNorm": lambda phase: phase.batch_norm,
         "augment": lambda phase: phase.augment,
     }
+    if any(phase.layers != "all" for phase in phases):
+        settings["layers"] = lambda phase: phase.layers
     rows += [
         _row(name, ("-" if p.solved else show(p) for p in phases), phases)
         for name, show in settings.items()

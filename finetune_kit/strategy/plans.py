@@ -94,6 +94,27 @@ def everything(groups: Sequence[str], tuning: Tuning, *, name: str = "finetune")
     return tuning.phase(name, dict.fromkeys(groups, 1.0))
 
 
+def batch_norm_only(groups: Sequence[str], tuning: Tuning, *, name: str = "batch_norm") -> Phase:
+    """Returns the phase in which the head trains and, of all stages, BatchNorm's scale and offset.
+
+    Frankle et al., 2021, "Training BatchNorm and Only BatchNorm", section 3; Kanavati & Tsuneki,
+    2021, "Partial transfusion", on pretrained networks.
+    """
+    return dataclasses.replace(everything(groups, tuning, name=name), layers="batch_norm")
+
+
+def one_stage(
+    groups: Sequence[str], stage: str, tuning: Tuning, *, name: str = "one_stage"
+) -> Phase:
+    """Returns the phase in which one stage and the head train (Lee et al., 2023, section 2).
+
+    Raises:
+        ConfigError: No such stage.
+    """
+    checks.one_of("stage", stage, _stages(groups))
+    return tuning.phase(name, {group: float(group in (stage, phases.HEAD)) for group in groups})
+
+
 def discriminative(
     groups: Sequence[str], ratio: float, tuning: Tuning, *, name: str = "finetune"
 ) -> Phase:

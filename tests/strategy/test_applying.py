@@ -100,6 +100,21 @@ def test_exactly_what_is_planned_trains_in_every_plan(batch_norm) -> None:
             assert paths_of(classifier.model) == planned(trained, batch_norm), trained
 
 
+@pytest.mark.parametrize("batch_norm", ["frozen", "trainable"])
+def test_batch_norm_alone_trains_in_the_stages_that_are_open(batch_norm) -> None:
+    classifier = own()
+    for trained in SETS:
+        alone = phase(trained, layers="batch_norm", batch_norm=batch_norm)
+        paths = {f"{n}/{part}" for g in trained for n in NORMS[g] for part in ("gamma", "beta")}
+        if not paths:
+            with pytest.raises(checks.ConfigError, match="BatchNorm alone needs.* of 'own'"):
+                strategy.apply(classifier, alone)
+            continue
+        strategy.apply(classifier, alone)
+        head = {"head/kernel", "head/bias"} if "head" in trained else set()
+        assert paths_of(classifier.model) == paths | head, trained
+
+
 def test_batch_norm_follows_its_stage_and_its_policy() -> None:
     classifier = own()
     for trained in SETS:

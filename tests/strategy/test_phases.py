@@ -71,6 +71,7 @@ def test_a_multiplier_is_a_number_from_zero_up(value) -> None:
     ("values", "words"),
     [
         ({"batch_norm": "freeze"}, "batch_norm must be one of frozen, trainable.*mean 'frozen'"),
+        ({"layers": "norm"}, "layers must be one of all, batch_norm. Received: layers='norm'"),
         ({"augment": "lihgt"}, "augment must be one of none, light.*Did you mean 'light'"),
         ({"epochs": 0}, r"epochs must lie in \[1, inf\)"),
         ({"learning_rate": -1e-3}, r"learning_rate must lie in \[0, inf\)"),
@@ -155,6 +156,14 @@ def test_the_table_shows_rates_by_group_and_settings_below() -> None:
         {"group": "BatchNorm", "probe": "-", "tune": "trainable", "end": "frozen"},
         {"group": "augment", "probe": "-", "tune": "light", "end": "none"},
     ]
+
+
+def test_the_table_says_which_layers_train_where_it_is_not_all() -> None:
+    alone = phase(name="alone", layers="batch_norm")
+    assert strategy.table((solved(), phase(), alone))[-1] == {
+        "group": "layers", "probe": "-", "tune": "all", "alone": "batch_norm",
+    }  # fmt: skip
+    assert strategy.table((solved(), phase()))[-1]["group"] == "augment"
 
 
 def test_plans_are_made_without_tensorflow() -> None:

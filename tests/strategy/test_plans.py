@@ -97,6 +97,26 @@ def test_batch_norm_stays_frozen_unless_it_is_asked_for(plan) -> None:
     assert phase.schedule == strategy.Schedule("cosine")
 
 
+def test_batch_norm_only_is_everything_with_less_in_it() -> None:
+    alone = strategy.batch_norm_only(GROUPS, HOW, name="mine")
+    assert alone == dataclasses.replace(
+        strategy.everything(GROUPS, HOW, name="mine"), layers="batch_norm"
+    )
+    assert strategy.everything(GROUPS, HOW).layers == "all"
+
+
+@pytest.mark.parametrize("stage", GROUPS[:-1])
+def test_one_stage_trains_with_the_head(stage) -> None:
+    phase = strategy.one_stage(GROUPS, stage, HOW)
+    assert phase.trained == (stage, "head") and tuple(phase.multipliers) == GROUPS
+    assert set(phase.multipliers.values()) == {0.0, 1.0}
+
+
+def test_the_head_is_no_stage_to_open() -> None:
+    with pytest.raises(checks.ConfigError, match="stage must be one of stem.*Received: stage='hea"):
+        strategy.one_stage(GROUPS, "head", HOW)
+
+
 def test_a_probe_solves_the_head_and_nothing_else() -> None:
     phase = strategy.probe(GROUPS)
     assert phase.multipliers == {**dict.fromkeys(GROUPS, 0.0), "head": 1.0}

@@ -1,0 +1,196 @@
+"""From evidence to a plan: what trains, how fast and how long, each decision with its reason.
+
+The source text's four cases (S12) say what the evidence amounts to. What is done about it follows
+from measured experience with the candidates on sets of images that the plan was not chosen on;
+where the two disagree, the plan says so.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_kit import checks
+from finetune_kit.strategy import candidates as candidates_lib
+from finetune_kit.strategy import costs as costs_lib
+from finetune_kit.strategy import evidence as evidence_lib
+from finetune_kit.strategy import experience as experience_lib
+from finetune_kit.strategy import explaining, phases, plans
+
+# A difference in expected accuracy that is not worth a dearer plan; half of what the regret of a
+# good adviser is allowed to be.
+TIE = 0.0025
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the advisor says.
+
+    Attributes:
+        choice: The candidate, what it trains, what it is expected to gain and to take.
+        decisions: The lines of the table.
+        evidence: What was known.
+    """
+
+    choice: explaining.Choice
+    decisions: tuple[explaining.Decision, ...]
+    evidence: evidence_lib.Evidence
+
+    @property
+    def candidate(self) -> candidates_lib.Candidate:
+        """The plan that is advised."""
+        return self.choice.candidate
+
+    @property
+    def runner_up(self) -> candidates_lib.Candidate | None:
+        """The next best by expectation, which a race would try; None if there is no other."""
+        return self.choice.runner_up
+
+    @property
+    def phases(self) -> tuple[phases.Phase, ...]:
+        """What trains, phase by phase."""
+        return tuple(self.choice.phases)
+
+    @property
+    def seconds(self) -> float | None:
+        """Expected seconds from the beginning of the run to its report; None if unknown."""
+        return self.choice.seconds
+
+    @property
+    def confidence(self) -> float:
+        """Probability that the plan ends within a point of the best candidate."""
+        return self.choice.confidence
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Returns the decisions as the rows of a table."""
+        return [(line.what, line.value, line.reason) for line in self.decisions]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as JSON types."""
+        return {
+            "plan": self.candidate.name,
+            "title": self.candidate.title,
+            "runner_up": self.runner_up.name if self.runner_up else None,
+            "expected_gains": dict(self.choice.gains),
+            "expected_seconds": self.seconds,
+            "confidence": self.confidence,
+            "decisions": [dataclasses.asdict(line) for line in self.decisions],
+            "evidence": self.evidence.to_dict(),
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a plan is made for.
+
+    Attributes:
+        groups: The backbone's stages from input to output, then `head`.
+        tuning: How what opens is trained; its rate and epochs are those of a plan of factor 1.
+        batch_size: Images a step.
+        rate_given: Whether the rate was given, so that no plan may multiply it.
+        batch_norm_layers: Whether the backbone has BatchNorm layers that could be tuned.
+        costs: What was measured of the network; None leaves time unknown.
+        budget: Seconds that the whole run may take; 0 is no limit.
+        why: Line of the table to its reason, where a rule or a flag has decided already.
+    """
+
+    groups: tuple[str, ...]
+    tuning: plans.Tuning
+    batch_size: int = 32
+    rate_given: bool = False
+    batch_norm_layers: bool = True
+    costs: costs_lib.Costs | None = None
+    budget: float = 0.0
+    why: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def advise(
+    evidence: evidence_lib.Evidence,
+    setting: Setting,
+    *,
+    plan: str = "",
+    experience: experience_lib.Experience | None = None,
+) -> Plan:
+    """Returns the plan of the highest expected accuracy, of equal ones the cheapest.
+
+    Args:
+        evidence: What is known of images and backbone.
+        setting: What the plan is made for.
+        plan: Name of a candidate that is to be taken whatever the evidence; "" chooses.
+        experience: What candidates gained before; that of the kit's study if not given.
+
+    Raises:
+        ConfigError: No such candidate.
+    """
+    experience = experience or experience_lib.read()
+    known = experience.gains(evidence)
+    ways = {
+        name: dataclasses.replace(way, rate=1.0) if setting.rate_given else way
+        for name, way in candidates_lib.CANDIDATES.items()
+        if _possible(way, evidence, setting)
+    }
+    gains = {name: known[name] for name in ways if name in known}
+    built = {name: _fit(way, evidence, setting) for name, way in ways.items()}
+    if plan:
+        checks.one_of("plan", plan, built)
+        gains.setdefault(plan, 0.0)
+    affordable = {name: gain for name, gain in gains.items() if built[name]} or gains
+    order = [*([plan] if plan else []), *(name for name in ranked(affordable) if name != plan)]
+    chosen, second = order[0], order[1] if len(order) > 1 else None
+    full = ways[chosen].phases(setting.groups, setting.tuning, shift=evidence.shift)
+    sequence = built[chosen] or full
+    choice = explaining.Choice(
+        candidate=ways[chosen],
+        runner_up=ways[second] if second else None,
+        phases=sequence,
+        full=full,
+        gains=dict(sorted(gains.items(), key=lambda item: -item[1])),
+        seconds=setting.costs.total(sequence, evidence.images) if setting.costs else None,
+        budget=setting.budget,
+        confidence=experience.confidence(gains, chosen),
+        told=bool(plan),
+    )
+    decisions = explaining.explain(choice, evidence, setting.why, experience)
+    return Plan(choice=choice, decisions=decisions, evidence=evidence)
+
+
+def ranked(gains: Mapping[str, float]) -> list[str]:
+    """Returns candidates in the order in which they are preferred.
+
+    First the one that trains least among those whose expected gain is within `TIE` of the highest,
+    then the others by expected gain.
+
+    Args:
+        gains: Candidate to expected gain in accuracy; at least one.
+    """
+    highest = max(gains.values())
+    close = [name for name in gains if gains[name] >= highest - TIE]
+    ways = candidates_lib.CANDIDATES
+    first = min(close, key=lambda name: (ways[name].work, -gains[name]))
+    rest = sorted((name for name in gains if name != first), key=lambda name: -gains[name])
+    return [first, *rest]
+
+
+def _possible(
+    candidate: candidates_lib.Candidate, evidence: evidence_lib.Evidence, setting: Setting
+) -> bool:
+    if candidate.opens == "batch_norm" and not setting.batch_norm_layers:
+        return False
+    return evidence.pretrained or candidate.start == "random"
+
+
+def _fit(
+    candidate: candidates_lib.Candidate, evidence: evidence_lib.Evidence, setting: Setting
+) -> tuple[phases.Phase, ...]:
+    """Returns the phases of a candidate, shortened into the budget; none if nothing is left."""
+    sequence = candidate.phases(setting.groups, setting.tuning, shift=evidence.shift)
+    if not (setting.budget and setting.costs):
+        return sequence
+    images, last = evidence.images, sequence[-1]
+    if last.solved:
+        return sequence
+    epochs = min(last.epochs, setting.costs.affordable(sequence, images, setting.budget))
+    if costs_lib.steps(images, setting.batch_size, epochs) < costs_lib.FEWEST_STEPS:
+        return ()
+    warmup = min(last.schedule.warmup_epochs, epochs / 2)
+    schedule = dataclasses.replace(last.schedule, warmup_epochs=warmup)
+    return (*sequence[:-1], dataclasses.replace(last, epochs=epochs, schedule=schedule))

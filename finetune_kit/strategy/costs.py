@@ -1,0 +1,92 @@
+"""How long plans take, from a measured forward pass and the arithmetic of the network."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from finetune_kit import checks
+from finetune_kit.strategy import candidates as candidates_lib
+from finetune_kit.strategy import phases
+
+# Backward, a layer's work is twice that of forward: gradients of its input and of its weights
+# (Hobbhahn & Sevilla, 2021, "What's the backward-forward FLOP ratio for neural networks?").
+BACKWARD = 2.0
+FEWEST_STEPS = 40  # below, a warm-up and a schedule have no room: the head alone is better
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What was measured of a network on this machine.
+
+    Attributes:
+        forward: Seconds of a forward pass, an image.
+        trace: Seconds until the first training step is traced.
+        others: Seconds of what follows training: evaluation, export, report.
+        spent: Seconds that have passed since the run began.
+        shares: Share of the forward pass in each stage, from input to output; they sum to 1.
+
+    Raises:
+        ConfigError: A negative time.
+    """
+
+    forward: float
+    trace: float
+    others: float
+    spent: float
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("forward", "trace", "others", "spent"):
+            checks.in_range(name, getattr(self, name), 0.0)
+
+    def step(self, open_stages: Sequence[bool]) -> float:
+        """Returns seconds of training an image, with those stages open that are said to be.
+
+        The backward pass ends at the first open stage; a frozen stage that it crosses has no
+        weights to differentiate.
+        """
+        first = next((i for i, opened in enumerate(open_stages) if opened), len(open_stages))
+        crossed = zip(open_stages[first:], self.shares[first:], strict=True)
+        backward = sum(share * (BACKWARD if opened else BACKWARD / 2) for opened, share in crossed)
+        return self.forward * (1 + backward)
+
+    def train(self, plan: Sequence[phases.Phase], images: int) -> float:
+        """Returns seconds of training by a sequence of phases, tracing included."""
+        seconds = 0.0
+        for phase in plan:
+            if not phase.solved:
+                stages = [phase.multipliers[g] > 0 for g in phase.multipliers if g != phases.HEAD]
+                seconds += self.trace + phase.epochs * images * self.step(stages)
+        return seconds
+
+    def total(self, plan: Sequence[phases.Phase], images: int) -> float:
+        """Returns seconds from the beginning of the run to its report."""
+        return self.spent + self.train(plan, images) + self.others
+
+    def affordable(self, plan: Sequence[phases.Phase], images: int, budget: float) -> int:
+        """Returns the epochs of the last phase that fit into a budget in seconds, at least 0."""
+        last = plan[-1]
+        if last.solved:
+            return 0
+        once = dataclasses.replace(last, epochs=1, schedule=_bare(last))
+        fixed = self.total((*plan[:-1], once), images)
+        each = self.train((once,), images) - self.trace
+        return max(0, 1 + math.floor((budget - fixed) / each))
+
+
+def steps(images: int, batch_size: int, epochs: int) -> int:
+    """Returns gradient steps of a number of epochs."""
+    return epochs * math.ceil(images / batch_size)
+
+
+def describe(seconds: Mapping[str, float], chosen: candidates_lib.Candidate) -> str:
+    """Returns what the chosen plan costs beside the cheapest and the dearest."""
+    cheapest, dearest = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
+    return (
+        f"about {seconds[chosen.name]:.0f} s; {cheapest} takes {seconds[cheapest]:.0f} s, "
+        f"{dearest} {seconds[dearest]:.0f} s"
+    )
+
+
+def _bare(phase: phases.Phase) -> "phases.schedules.Schedule":
+    return dataclasses.replace(phase.schedule, warmup_epochs=0.0)

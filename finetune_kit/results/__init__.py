@@ -5,6 +5,7 @@ from finetune_kit import lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
+        "ADVICE": "workdir",
         "CHECKPOINTS": "workdir",
         "FILES": "workdir",
         "Predictions": "predictions",
@@ -15,10 +16,13 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "next_numbered": "workdir",
         "prepare": "workdir",
         "read": "report",
+        "read_advice": "advice",
         "refuse_used": "workdir",
         "save_model": "export",
         "versions": "report",
         "write": "writing",
+        "write_advice": "advice",
+        "write_advice_board": "tensorboard",
         "write_pictures": "tensorboard",
     },
 )

@@ -94,8 +94,8 @@ def learning_curve(
     }
     if max((int(np.isfinite(values).sum()) for values in curves.values()), default=0) < 2:
         return None
-    with _style():
-        figure, axes = _axes(5.0, 3.0, palette)
+    with style():
+        figure, axes = frame(5.0, 3.0, palette)
         figure.subplots_adjust(left=0.11, right=0.82, top=0.88, bottom=0.16)
         colours = {"training": palette.second, "validation": palette.accent}
         for name, values in curves.items():
@@ -123,8 +123,8 @@ def confusion_matrix(
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     names = [_short(predictions.class_names[index]) for index in shown]
     size = 1.4 + max(3.0, 0.34 * len(shown) if len(shown) <= NUMBERS_UP_TO else 0.19 * len(shown))
-    with _style():
-        figure, axes = _axes(size, size, palette)
+    with style():
+        figure, axes = frame(size, size, palette)
         for (row, true), (column, guess) in itertools.product(enumerate(shown), enumerate(shown)):
             if matrix[true, guess]:
                 text = str(matrix[true, guess]) if len(shown) <= NUMBERS_UP_TO else ""
@@ -147,7 +147,7 @@ def svg(figure: matplotlib.figure.Figure, *, label: str) -> str:
         label: What it shows, in words, for those who cannot see it.
     """
     buffer = io.StringIO()
-    with _style({"svg.hashsalt": label}):  # the same run gives the same page, byte for byte
+    with style({"svg.hashsalt": label}):  # the same run gives the same page, byte for byte
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -162,7 +162,7 @@ def svg(figure: matplotlib.figure.Figure, *, label: str) -> str:
 
 def pixels(figure: matplotlib.figure.Figure, *, dpi: int = 110) -> np.ndarray:
     """Returns a figure as a picture, uint8 [h, w, 3]."""
-    with _style():
+    with style():
         figure.set_dpi(dpi)
         canvas = matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
         canvas.draw()
@@ -170,7 +170,7 @@ def pixels(figure: matplotlib.figure.Figure, *, dpi: int = 110) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _style(extra: Mapping[str, Any] | None = None) -> Iterator[None]:
+def style(extra: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Draws with our settings, and without warnings about glyphs that our font lacks."""
     with matplotlib.rc_context(STYLE | dict(extra or {})), warnings.catch_warnings():
         # The browser has fonts of its own; here only the measures are somewhat off.
@@ -178,9 +178,10 @@ def _style(extra: Mapping[str, Any] | None = None) -> Iterator[None]:
         yield
 
 
-def _axes(
+def frame(
     width: float, height: float, palette: Palette
 ) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
+    """Returns a figure of a size in inches, and its axes with no more than a base line."""
     figure = matplotlib.figure.Figure(figsize=(width, height), facecolor=palette.paper)
     axes = figure.add_subplot()
     axes.set_facecolor("none")

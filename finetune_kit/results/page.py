@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 
 from finetune_kit import metrics
-from finetune_kit.results import figures, workdir
+from finetune_kit.results import figures, profiles, workdir
 from finetune_kit.results import predictions as predictions_lib
 
 MISTAKES = 12
@@ -49,6 +49,7 @@ def render(
         audit=report["data"].get("audit"),
         headline=_headline(report),
         metrics=_metric_rows(report),
+        advice=_advice(report),
         plan=table(report.get("plan", ())),
         curves=_curves(report),
         phases=figures.phase_names(report.get("history", ())),
@@ -169,6 +170,29 @@ def _curves(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             label = f"{quantity.capitalize()} by epoch, on the training and the validation images"
             drawn.append({"title": quantity.capitalize(), "svg": _markup(figure, label)})
     return drawn
+
+
+def _advice(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the plan with its reasons, and what it was made from; None where nobody asked."""
+    advice = report.get("advice")
+    if not advice:
+        return None
+    drawn = (
+        ("Distance from the source", profiles.distance_profile(advice["similarity"]),
+         "Distance from the source by depth"),
+        ("Linear probe by depth", profiles.probe_profile(advice["task_fit"]),
+         "Accuracy of a linear probe on the features of every stage"),
+    )  # fmt: skip
+    race = advice.get("race")
+    return {
+        "decisions": advice["plan"]["decisions"],
+        "notes": [*advice["similarity"]["notes"], *([race["reason"]] if race else [])],
+        "figures": [
+            {"title": title, "svg": _markup(figure, label)}
+            for title, figure, label in drawn
+            if figure is not None
+        ],
+    }
 
 
 def _counts(report: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ class Report:
         config: The resolved settings, every field.
         data: `ImageData.summary()`: fingerprint, class names, counts by class and split, audit.
         backbone: Name, weights, image size and what else describes it.
+        advice: What was measured and advised before training; None where nobody asked.
         phases: One row per phase, as it ran.
         plan: What trained and how fast: one row per stage, all with the same columns.
         history: One row per epoch: phase, epoch, loss, accuracy, val_loss, val_accuracy,
@@ -48,6 +49,7 @@ class Report:
     config: Row
     data: Row
     backbone: Row = dataclasses.field(default_factory=dict)
+    advice: Row | None = None
     phases: tuple[Row, ...] = ()
     plan: tuple[Row, ...] = ()
     history: tuple[Row, ...] = ()

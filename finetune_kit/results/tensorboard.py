@@ -1,7 +1,8 @@
-"""Pictures of a run in TensorBoard: confusion matrix and the most confident mistakes."""
+"""Pictures of a run in TensorBoard: the advice, confusion matrix, most confident mistakes."""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -9,7 +10,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import tensorflow as tf
 
-from finetune_kit.results import figures
+from finetune_kit.results import figures, profiles
 
 if TYPE_CHECKING:
     from finetune_kit.results.predictions import Mistake, Predictions
@@ -37,6 +38,35 @@ def write_pictures(
         tf.summary.image(f"{predictions.split}/confusion", figures.pixels(matrix)[None])
         if predictions.picture is not None and predictions.mistakes(1):
             tf.summary.image(f"{predictions.split}/mistakes", contact_sheet(predictions)[None])
+    writer.close()
+
+
+def write_advice_board(directory: str | os.PathLike[str], advice: Mapping[str, Any]) -> None:
+    """Adds the plan with its reasons, and the profiles it was made from, to an event file.
+
+    Args:
+        directory: Where TensorBoard looks; made if missing.
+        advice: What `results.read_advice` returns.
+    """
+    lines = [f"| {d['what']} | {d['value']} | {d['reason']} |" for d in advice["plan"]["decisions"]]
+    drawn = {
+        "advice/distance": profiles.distance_profile(
+            advice["similarity"], palette=figures.LIGHT
+        ),
+        "advice/probe": profiles.probe_profile(advice["task_fit"], palette=figures.LIGHT),
+    }
+    value = advice["similarity"]["value"]
+    writer = tf.summary.create_file_writer(os.fspath(directory))
+    with writer.as_default(step=0):
+        tf.summary.text(
+            "advice", "\n".join(["| decision | value | why |", "| --- | --- | --- |", *lines])
+        )
+        for tag, figure in drawn.items():
+            if figure is not None:
+                tf.summary.image(tag, figures.pixels(figure)[None])
+        if value is not None:
+            tf.summary.scalar("advice/similarity", value["value"])
+        tf.summary.scalar("advice/confidence", advice["plan"]["confidence"])
     writer.close()
 
 

@@ -13,8 +13,9 @@ RESERVED, USED = "reserved\n", "used\n"  # what the marker holds
 
 MODEL, CLASSES = "model.keras", "classes.json"
 REPORT, PAGE = "report.json", "report.html"
+ADVICE = "advice.json"
 TENSORBOARD, CHECKPOINTS = "tensorboard", "checkpoints"
-FILES = (MODEL, CLASSES, REPORT, PAGE, TENSORBOARD, CHECKPOINTS)
+FILES = (MODEL, CLASSES, ADVICE, REPORT, PAGE, TENSORBOARD, CHECKPOINTS)
 
 
 def refuse_used(

@@ -15,14 +15,18 @@ from finetune_kit import checks, console
 if TYPE_CHECKING:
     from finetune_kit.results.report import Report
 
-DEFAULT = "probe_then_finetune"
+DEFAULT = "auto"
 RECIPES = {
+    "auto": "Measure the images, and train as the measurement advises. The default.",
     "head_only": "Solve the head on frozen features; nothing else trains.",
     "last_stages": "Train the head and the last stages.",
+    "batch_norm_only": "Solve the head, then train BatchNorm's scale and offset with it.",
+    "surgical": "Solve the head, then train one stage with it: where the images pull hardest.",
     "full_finetune": "Train every layer from a random head, at one rate.",
     "discriminative": "Train every layer, deep ones faster than shallow ones.",
-    "probe_then_finetune": "Solve the head, then train every layer. The default.",
+    "probe_then_finetune": "Solve the head, then train every layer.",
     "gradual_unfreezing": "Open one stage after the other, the last first.",
+    "selective_joint": "Solve the head, then train every layer beside like images of the source.",
     "from_scratch": "Train the network from random weights.",
 }
 

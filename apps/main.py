@@ -14,12 +14,14 @@ from finetune_kit import checks
 
 COMMANDS = {
     "finetune": ("apps.finetune", "Fine-tune a classifier on your images."),
+    "advise": ("apps.advise", "Look at images and say how to train; trains nothing."),
     "demo": ("apps.demo", "Fine-tune on scikit-learn's handwritten digits, with no download."),
     "evaluate": ("apps.evaluate", "Score a saved model on labelled images."),
     "predict": ("apps.predict", "Classify files or a folder."),
     "compare": ("apps.compare", "Put several runs into one table."),
     "backbones": ("apps.backbones", "List networks, or the stages of one."),
     "pretrain": ("apps.pretrain", "Train the bundled backbone."),
+    "source-card": ("apps.source_card", "Write what a network sees of its source."),
     "benchmark": ("apps.benchmark", "Measure accuracy and speed against baselines."),
 }
 RESUMABLE = ("finetune", "pretrain")  # these have --resume

@@ -8,6 +8,7 @@ standard error turned aside; if it fails, what was written is shown.
 import contextlib
 import importlib.abc
 import importlib.machinery
+import logging
 import os
 import sys
 import tempfile
@@ -30,6 +31,8 @@ def switch_on() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module="keras|tensorflow|tensorflow_datasets")
+    # It warns of retracing whenever several models predict, each traced once.
+    logging.getLogger(NOISY).setLevel(logging.ERROR)
     if NOISY not in sys.modules and not any(isinstance(f, _Finder) for f in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 

@@ -7,16 +7,19 @@ at once.
 import ast
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from finetune_kit import checks, data, strategy
 from finetune_kit.backbones import catalogue
-from finetune_kit.strategy import phases, schedules
+from finetune_kit.strategy import candidates, phases, schedules
 from finetune_kit.training import options, presets
 
 AUGMENTATIONS = tuple(data.LEVELS)
 OPTIMIZERS = tuple(presets.OPTIMIZERS)
+AUTO = "auto"
+CANDIDATES = tuple(candidates.CANDIDATES)
 
 
 def option(
@@ -73,16 +76,16 @@ def arguments(text: str) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Where images and results are, and what the backbone is.
+class Source:
+    """Where images are, and what the backbone is: all that it takes to look at them.
 
     Raises:
         ConfigError: A value that its field does not allow.
         DataError: `data` is no source of images.
+        WeightsError: `weights` or `source_card` is no file.
     """
 
     data: str = option("Images: a folder, a .csv manifest, or tfds:NAME.", "")
-    workdir: str = option("Where model, report and logs go; new or empty.", "")
     data_dir: str = option("Where TensorFlow Datasets keeps its data sets.", "")
     per_class: int = option("Whole label budget a class; 0 uses every image.", 0, low=0)
     test_fraction: float = option(
@@ -102,27 +105,32 @@ class Settings:
         "imagenet, none, or a weights file; empty is the bundled file, or imagenet.", ""
     )
     backbone_args: str = option("Arguments of the network, as in alpha=0.25.", "")
+    source_card: str = option(
+        "What `finetune-kit source-card` wrote for the network; empty is the bundled card.", ""
+    )
     image_size: int = option("Side of the input in pixels; 0 is the network's default.", 0, low=0)
+    head_stages: int = option("Last stages whose features the head sees; 0 is all.", 1, low=0)
+    batch_norm_statistics: str = option(
+        "Moving statistics of BatchNorm: the weights' own, or measured anew on the images.",
+        "source",
+        choices=options.STATISTICS,
+    )
     precision: str = option("Numbers to compute with.", "float32", choices=catalogue.PRECISIONS)
     batch_size: int = option("Images a step.", 32, low=1)
     seed: int = option("Decides splits, order, augmentation and random weights.", 0, low=0)
-    overwrite: bool = option("Delete what an earlier run left in workdir.", False)
-    resume: bool = option("Go on with the interrupted run in workdir.", False)
-    tensorboard: bool = option("Write logs for TensorBoard.", True)
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.overwrite and self.resume:
-            raise checks.ConfigError(
-                "Either --overwrite or --resume. Received: both, which ask for opposites"
-            )
         catalogue.image_size(self.backbone, self.image_size)
         self.arguments()
-        for name, what in (("data", "a folder of images"), ("workdir", "where results go")):
-            if not getattr(self, name):
-                raise checks.ConfigError(f"--{name} is needed: {what}. Received: {name}=''")
+        _needed("data", self.data, "a folder of images")
         data.check_source(self.data, self.data_dir or None)
         self._check_weights()
+        if self.source_card and not pathlib.Path(self.source_card).is_file():
+            raise checks.WeightsError(
+                "--source_card needs a file. "
+                f"Received: source_card={self.source_card!r}, which does not exist."
+            )
 
     def arguments(self) -> dict[str, Any]:
         """Returns `backbone_args` as keyword arguments."""
@@ -138,7 +146,29 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TuningSettings(Settings):
+class Settings(Source):
+    """Where results go, besides where images are and what the backbone is."""
+
+    workdir: str = option("Where model, report and logs go; new or empty.", "")
+    cross_validate: bool = option(
+        "Cross-validate a label budget to choose where training ends; else it ends as planned.",
+        True,
+    )
+    overwrite: bool = option("Delete what an earlier run left in workdir.", False)
+    resume: bool = option("Go on with the interrupted run in workdir.", False)
+    tensorboard: bool = option("Write logs for TensorBoard.", True)
+
+    def __post_init__(self) -> None:
+        if self.overwrite and self.resume:
+            raise checks.ConfigError(
+                "Either --overwrite or --resume. Received: both, which ask for opposites"
+            )
+        super().__post_init__()
+        _needed("workdir", self.workdir, "where results go")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
     """How the layers that train are trained."""
 
     epochs: int = option("Passes over the images; 0 chooses by their number.", 0, low=0)
@@ -169,6 +199,13 @@ class TuningSettings(Settings):
     dropout: float = option("Share of features that the head misses.", 0.0, low=0.0, high=0.9)
     clip_norm: float = option("Largest norm of the gradient; 0 is no limit.", 1.0, low=0.0)
     ema: float = option("Momentum of averaged weights; 0 keeps none.", 0.0, low=0.0, high=0.9999)
+    l2_sp: float = option(
+        "Pull of the backbone to its pretrained weights (L2-SP); 0 is none.", 0.0, low=0.0
+    )
+    wise: float = option(
+        "Share of the way from the probe to the fine-tuned weights (WiSE-FT); 1 is all.", 1.0,
+        low=options.LEAST_WISE, high=1.0,
+    )  # fmt: skip
     imbalance: str = option(
         "Against unequal classes: weights by class, or even sampling.",
         "none",
@@ -196,6 +233,47 @@ class TuningSettings(Settings):
             batch_norm=self.batch_norm,
             augment=self.augment,
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choices(Training):
+    """What the advisor is told: nothing, unless a flag is given."""
+
+    plan: str = option("The plan, whatever the advice.", AUTO, choices=(AUTO, *CANDIDATES))
+    race: bool = option(
+        "Let the plan and its runner-up compete by cross-validation before training.", False
+    )
+    time_budget: str = option(
+        "Time for the whole run, as in 90s or 5m; shortens the plan. Empty is no limit.", ""
+    )
+    head_stages: int = option(
+        "Last stages whose features the head sees; 0 is all, -1 as advised.", -1, low=-1
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningSettings(Settings, Training):
+    """Where images and results are, and how the layers that train are trained."""
+
+
+def seconds(text: str) -> float:
+    """Returns the seconds in `90s`, `5m`, `1h30m` or `90`; 0 for "".
+
+    Raises:
+        ConfigError: No such length of time.
+    """
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
+    if found is None:
+        raise checks.ConfigError(
+            "A time must look like 90s, 5m or 1h30m. " + checks.received(time_budget=text)
+        )
+    parts = zip(found.groups(), (3600.0, 60.0, 1.0), strict=True)
+    return sum(float(number) * unit for number, unit in parts if number)
+
+
+def _needed(name: str, value: str, what: str) -> None:
+    if not value:
+        raise checks.ConfigError(f"--{name} is needed: {what}. Received: {name}=''")
 
 
 def _literal(text: str) -> Any:

@@ -70,3 +70,17 @@ def test_a_process_without_tensorflow_is_none_the_worse(monkeypatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     assert quiet._Finder().find_spec("tensorflow", [], None) is None
     assert quiet._Finder().find_spec("json", None, None) is None
+
+
+def test_the_warnings_of_retracing_are_not_shown() -> None:
+    program = (
+        "from apps import quiet; quiet.switch_on(); import keras, numpy\n"
+        "for i in range(8):\n"
+        "    x = keras.Input((2,)); model = keras.Model(x, keras.layers.Dense(1)(x))\n"
+        "    model.predict(numpy.zeros((2, 2)), verbose=0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    assert "retracing" not in done.stderr

@@ -8,9 +8,17 @@ import pytest
 
 from apps.finetune import RECIPES
 from finetune_kit import backbones, checks, data, strategy, training
-from recipes import discriminative, from_scratch, gradual_unfreezing, last_stages, settings
+from recipes import (
+    discriminative,
+    from_scratch,
+    gradual_unfreezing,
+    last_stages,
+    settings,
+    surgical,
+)
 
 GROUPS = ("stem", "stage_1", "stage_2", "head")
+WITHOUT_BATCH_NORM = ("vgg16", "convnext_tiny")
 TUNED = {"epochs": 6, "learning_rate": 0.01}
 
 
@@ -24,6 +32,10 @@ def photos(tmp_path_factory):
 def phases_of(name: str, photos: str, groups=GROUPS, **values):
     method = importlib.import_module(f"recipes.{name}")
     tuned = {} if method.Config.__mro__[1] is settings.Settings else {**TUNED, **values}
+    if name == "surgical":
+        tuned = {"stage": groups[1], **tuned}
+    if name == "selective_joint":
+        tuned = {"source_data": photos, **tuned}
     return method.phases(method.Config(data=photos, workdir="unused", **tuned), groups)
 
 
@@ -68,6 +80,22 @@ def test_gradual_unfreezing_opens_the_last_stage_first(photos) -> None:
         multipliers(phases), [[0, 0, 0, 1], [0, 0, 1, 1], [0, 0.5, 1, 1], [0.25, 0.5, 1, 1]]
     )
     assert [phase.epochs for phase in phases] == [0, 1, 1, 4]
+
+
+def test_batch_norm_only_opens_the_batch_norm_of_every_stage(photos) -> None:
+    probe, tuned = phases_of("batch_norm_only", photos)
+    assert probe.solved and multipliers([tuned]) == [[1, 1, 1, 1]]
+    assert (tuned.layers, tuned.batch_norm) == ("batch_norm", "frozen")
+
+
+def test_surgical_opens_the_stage_that_is_named(photos) -> None:
+    config = surgical.Config(data=photos, workdir="w", stage="stage_1", **TUNED)
+    probe, tuned = surgical.phases(config, GROUPS)
+    assert probe.solved and multipliers([tuned]) == [[0, 1, 0, 1]]
+    for stage in ("stage_3", "head", "auto"):
+        config = surgical.Config(data=photos, workdir="w", stage=stage, **TUNED)
+        with pytest.raises(checks.ConfigError, match="stage must be one of stem, stage_1, stage_2"):
+            surgical.phases(config, GROUPS)
 
 
 def test_from_scratch_trains_all_and_its_batch_norm(photos) -> None:
@@ -118,6 +146,15 @@ def values_of(model: keras.Model) -> dict[str, bytes]:
 
 def check_frozen(recipe: str, photos: str, network: str, arguments: dict, size: int) -> None:
     """Runs a recipe's phases and compares every variable before and after each, bit for bit."""
+    if recipe == "batch_norm_only" and network in WITHOUT_BATCH_NORM:
+        with pytest.raises(checks.ConfigError, match=f"needs a network with.* of '{network}'"):
+            compare(recipe, photos, network, arguments, size)
+    else:
+        compare(recipe, photos, network, arguments, size)
+
+
+def compare(recipe: str, photos: str, network: str, arguments: dict, size: int) -> None:
+    """Does the work of `check_frozen`."""
     images = data.load(photos, image_size=size, seed=0, per_class=4)
     backbone = backbones.load(network, image_size=size, weights="none", arguments=arguments)
     classifier = backbones.attach_head(backbone, images.num_classes)
@@ -145,6 +182,8 @@ def check_frozen(recipe: str, photos: str, network: str, arguments: dict, size: 
     for phase, (before, after) in zip(phases, watcher.spans, strict=True):
         for path, (group, is_norm) in group_of.items():
             frozen = not phase.multipliers[group] or (is_norm and phase.batch_norm == "frozen")
+            if phase.layers == "batch_norm" and group != "head":
+                frozen = not is_norm or ("/moving_" in path and phase.batch_norm == "frozen")
             if frozen:
                 assert before[path] == after[path], f"{phase.name} changed {path}"
         moved = {group_of[path][0] for path in before if before[path] != after[path]}

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -26,6 +27,8 @@ def photos(tmp_path_factory):
 def configure(name: str, photos: str, workdir: pathlib.Path, **values):
     method = importlib.import_module(f"recipes.{name}")
     quick = {} if name == "head_only" else QUICK
+    if name == "selective_joint":
+        quick = {**QUICK, "source_data": photos, "neighbours": 5}
     made = {"data": photos, "workdir": str(workdir), **quick}
     return method, method.Config(**{**made, **values})
 
@@ -120,6 +123,11 @@ def test_a_killed_run_goes_on(tmp_path, photos, monkeypatch) -> None:
     with pytest.raises(checks.ConfigError, match="epochs=9 instead of 5"):
         method.run(configure("probe_then_finetune", photos, tmp_path / "run",
                              resume=True, epochs=9)[1])  # fmt: skip
+    others = {"batch_norm_statistics": "target", "head_stages": 2, "l2_sp": 0.5, "wise": 0.5}
+    for name, value in others.items():
+        other = {name: value, "resume": True}
+        with pytest.raises(checks.ConfigError, match=f"Received: {name}={value!r} instead of"):
+            method.run(configure("probe_then_finetune", photos, tmp_path / "run", **other)[1])
     report = method.run(configure("probe_then_finetune", photos, tmp_path / "run", resume=True)[1])
     assert any("gone on with an interrupted run" in note for note in report.notes)
     assert len(report.history) == 6
@@ -151,6 +159,35 @@ def test_half_precision_trains_and_exports(tmp_path, photos) -> None:
     expected = report.scores["test"]["accuracy"].value
     assert found["scores"]["accuracy"]["value"] == pytest.approx(expected, abs=1 / 12 + 1e-6)
     assert all(weight.dtype == "float32" for weight in model.weights)
+
+
+def test_a_head_on_all_stages_trains_and_exports(tmp_path, photos) -> None:
+    run = tmp_path / "run"
+    method, config = configure("probe_then_finetune", photos, run, head_stages=0)
+    report = method.run(config)
+    weights = keras.saving.load_model(run / "model.keras").weights
+    shapes = {weight.path: weight.shape for weight in weights}
+    assert shapes["head/kernel"] == (32 + 64 + 128 + 256, 3)  # the bundled network's four blocks
+    found = evaluate.run(evaluate.Config(model=str(run)))
+    expected = report.scores["test"]["log_loss"].value
+    assert found["scores"]["log_loss"]["value"] == pytest.approx(expected, abs=1e-4)
+    method, config = configure("head_only", photos, tmp_path / "other", head_stages=5)
+    with pytest.raises(checks.ConfigError, match="1 to 4 stages of this network.*stages=5"):
+        method.run(config)
+
+
+def test_a_stage_is_chosen_by_its_gradient_and_the_report_says_so(tmp_path, photos) -> None:
+    method, config = configure("surgical", photos, tmp_path / "run")
+    report = method.run(config)
+    stage = report.config["stage"]
+    assert report.phases[1]["multipliers"][stage] == 1.0
+    (note,) = [note for note in report.notes if "largest gradient" in note]
+    figures = dict(re.findall(r"(stem|stage_\d) ([\d.e-]+)[,)]", note))
+    assert list(figures) == ["stem", "stage_1", "stage_2", "stage_3"]
+    assert max(figures, key=lambda name: float(figures[name])) == stage
+    named = configure("surgical", photos, tmp_path / "run", stage=stage, resume=True)[1]
+    again = method.run(named)  # to name what was chosen is to ask for the same run
+    assert any("gone on with an interrupted run" in note for note in again.notes)
 
 
 def test_a_label_budget_is_all_that_is_seen(tmp_path, photos) -> None:

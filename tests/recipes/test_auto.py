@@ -1,0 +1,159 @@
+"""The recipe that measures first, and what it shares with `advise`."""
+
+import json
+
+import numpy as np
+import pytest
+
+from finetune_kit import checks, data, results
+from finetune_kit.strategy.candidates import CANDIDATES
+from recipes import advising, auto, loading, probe_then_finetune, settings
+from tests.recipes import coloured
+
+QUICK = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 8, "augment": "none"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return str(coloured.write(tmp_path_factory.mktemp("photos") / "squares", per_class=20))
+
+
+def config(photos, workdir, **values):
+    return auto.Config(**{"data": photos, "workdir": str(workdir), **QUICK, **values})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, photos):
+    """A run as advised, its report and its directory."""
+    workdir = tmp_path_factory.mktemp("runs") / "1"
+    auto.run(config(photos, workdir, plan="by_depth"))
+    return workdir, json.loads((workdir / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def loaded(photos, tmp_path_factory):
+    return loading.load(config(photos, tmp_path_factory.mktemp("unused")))
+
+
+def test_the_advice_stands_in_its_file_in_the_report_and_on_the_page(finished) -> None:
+    workdir, report = finished
+    advice = results.read_advice(workdir)
+    assert report["advice"] == advice
+    assert advice["plan"]["plan"] == "by_depth" == report["config"]["plan"]
+    assert report["config"]["head_stages"] == CANDIDATES["by_depth"].head_stages
+    assert 0 <= advice["similarity"]["value"]["value"] <= 1
+    assert len(advice["task_fit"]["stages"]) == len(report["backbone"]["stages"])
+    page = (workdir / "report.html").read_text()
+    assert "Why this plan" in page
+    for line in advice["plan"]["decisions"]:
+        assert line["what"] in page
+    assert page.count("<svg") >= 4  # two profiles beside the curves and the matrix
+
+
+def test_the_advice_is_in_tensorboard(finished) -> None:
+    from tests.training.test_running import events
+
+    tags = {tag for tag, _, _ in events(finished[0] / "tensorboard")}
+    assert {"advice", "advice/similarity", "advice/probe", "advice/confidence"} <= tags
+
+
+def test_the_plan_that_is_advised_is_the_plan_that_trains(finished) -> None:
+    report = finished[1]
+    last = report["phases"][-1]
+    stages = report["backbone"]["stages"]
+    assert last["multipliers"][stages[-1]] / last["multipliers"][stages[0]] == pytest.approx(10)
+    assert [phase["solved"] for phase in report["phases"]] == [True, False]
+
+
+def test_a_plan_trains_the_same_weights_as_the_recipe_it_is(photos, tmp_path) -> None:
+    auto.run(config(photos, tmp_path / "auto", plan="finetune"))
+    method = probe_then_finetune
+    method.run(method.Config(data=photos, workdir=str(tmp_path / "recipe"), **QUICK))
+    ours, theirs = (
+        results.load_model(tmp_path / name)[0].get_weights() for name in ("auto", "recipe")
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_from_scratch_begins_at_random_weights(loaded) -> None:
+    fresh = advising.classifier_for(loaded, CANDIDATES["scratch"])
+    kept = advising.classifier_for(loaded, CANDIDATES["deep_head"])
+    assert fresh.backbone.weights == "none"
+    assert kept.backbone is loaded.classifier.backbone
+    first = [np.array(c.backbone.model.trainable_variables[0]) for c in (fresh, kept)]
+    assert not np.allclose(*first)
+
+
+def test_looking_leaves_the_backbone_as_it_was(loaded) -> None:
+    variables = loaded.classifier.model.variables
+    before = [np.array(v) for v in variables]
+    found = advising.look(loaded)
+    for value, variable in zip(before, variables, strict=True):
+        np.testing.assert_array_equal(value, np.array(variable))
+    assert found.evidence.images == len(loaded.images.train)
+    assert found.evidence.classes == 3
+    assert found.costs.forward > 0
+    assert sum(found.costs.shares) == pytest.approx(1.0)
+    json.dumps(found.to_dict())
+
+
+def test_a_sample_keeps_the_shares_of_the_classes() -> None:
+    labels = np.repeat([0, 1], [300, 100])
+    pixels = np.zeros((400, 8, 8, 3), np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(400) % 256
+    pixels[:, 0, 0, 1] = np.arange(400) // 256
+    split = data.load(data.Arrays(pixels, labels), image_size=8).train
+    sample = advising._sample(split, 100, seed=0)
+    share = split.counts(2)[0] / len(split)
+    assert len(sample) == 100
+    assert abs(sample.counts(2)[0] - 100 * share) <= 1
+    assert advising._sample(split, len(split), seed=0) is split
+
+
+def test_a_race_is_run_and_told(photos, tmp_path) -> None:
+    report = auto.run(config(photos, tmp_path / "run", race=True))
+    race = report.advice["race"]
+    assert race["winner"] == report.advice["plan"]["plan"]
+    assert set(race["errors"]) == {race["winner"], report.advice["plan"]["runner_up"]}
+    assert race["reason"] in report.notes
+    assert report.seconds["advice"] >= race["seconds"]
+
+
+def test_a_resumed_run_keeps_the_plan_that_was_decided(photos, tmp_path) -> None:
+    workdir = tmp_path / "run"
+    auto.run(config(photos, workdir, plan="last_stage"))
+    (workdir / "report.json").unlink()
+    resumed = auto.run(config(photos, workdir, resume=True))
+    assert resumed.advice["plan"]["plan"] == "last_stage"
+    assert any("gone on with an interrupted run" in note for note in resumed.notes)
+
+
+def test_a_time_budget_shortens_the_plan(photos, tmp_path, loaded) -> None:
+    long = {"plan": "by_depth", "epochs": 5_000}
+    asked = loading.load(config(photos, tmp_path, **long, time_budget="60s"))
+    found = advising.look(asked)
+    plan = advising.planned(asked, found.evidence, found.costs, plan="by_depth")
+    assert plan.phases[-1].epochs < 5_000
+    assert plan.seconds <= 60
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("", 0), ("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5_400)]
+)
+def test_times_are_read_as_people_write_them(text, seconds) -> None:
+    assert settings.seconds(text) == seconds
+
+
+def test_bad_values_are_found_before_anything_is_loaded(photos, tmp_path) -> None:
+    with pytest.raises(checks.ConfigError, match="5m or 1h30m"):
+        config(photos, tmp_path, time_budget="soon")
+    with pytest.raises(checks.ConfigError, match="Did you mean 'by_depth'"):
+        config(photos, tmp_path, plan="by_dept")
+
+
+def test_advice_that_is_no_json_is_refused(tmp_path) -> None:
+    (tmp_path / results.ADVICE).write_text("{")
+    with pytest.raises(checks.DataError, match="must be JSON"):
+        results.read_advice(tmp_path)
+    assert results.read_advice(tmp_path / "elsewhere") == {}

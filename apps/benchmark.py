@@ -11,6 +11,8 @@ from apps import flags
 from finetune_kit import checks
 
 SUITES = {
+    "advice": ("apps.benchmarks.advice", "Whether the advisor's plans are the best ones."),
+    "cell": ("apps.benchmarks.cell", "One cell of `advice`: plans on one draw; prints JSON."),
     "recipes": ("apps.benchmarks.recipes", "Recipes and baselines on several sets of images."),
     "guide": ("apps.benchmarks.guide", "One run of a baseline, the Keras guide; prints JSON."),
     "step": ("apps.benchmarks.step", "What rates by depth cost in time a step."),

@@ -133,24 +133,32 @@ def _images(config: Config) -> "ImageData":
 
 
 def describe(config: Config, classifier: "Classifier", images: "ImageData") -> "SourceCard":
-    """Returns the source card of a trained network; moments and features over all of train.
+    """Returns the source card of a trained network.
+
+    Moments and feature statistics are over all of train, rows of features and the null
+    distribution from the test split.
 
     Args:
         config: What made the weights.
         classifier: The trained network.
         images: The source images, with a test split.
     """
-    from finetune_kit import backbones, features, metrics
+    from finetune_kit import backbones, features, metrics, similarity
 
     if images.test is None:
         raise checks.DataError("A source card needs a test split. Received: none")
     probabilities = features.predict(classifier, images.test)
     right = int((probabilities.argmax(axis=1) == images.test.labels).sum())
     accuracy = metrics.wilson(right, len(images.test)).to_dict() | {"n": len(images.test)}
-    mean, covariance, prototypes = backbones.card.feature_statistics(
-        features.extract(classifier, images.train),
+    backbone = classifier.backbone
+    observer = similarity.Observer(backbone)
+    measured = similarity.describing.statistics(
+        backbones.find_taps(backbone.model, backbone.stages),
+        observer.observe(images.train),
         images.train.labels,
         num_classes=images.num_classes,
+        held_out=observer.observe(images.test),
+        seed=config.seed,
     )
     counts = ", ".join(f"{len(split):,} {name}" for name, split in images.splits().items())
     return backbones.SourceCard(
@@ -160,10 +168,7 @@ def describe(config: Config, classifier: "Classifier", images: "ImageData") -> "
         image_size=config.image_size,
         accuracy=accuracy,
         recipe=_recipe(config),
-        moments=backbones.card.moments(classifier.backbone.model, images.train),
-        feature_mean=mean,
-        feature_covariance=covariance,
-        prototypes=prototypes,
+        **measured,
     )
 
 

@@ -19,7 +19,8 @@ def known_flags() -> set[str]:
     modules = [importlib.import_module(f"recipes.{name}") for name in RECIPES]
     modules += [importlib.import_module(module) for module, _ in main.COMMANDS.values()]
     modules += [
-        importlib.import_module(f"apps.benchmarks.{name}") for name in ("recipes", "guide", "step")
+        importlib.import_module(f"apps.benchmarks.{name}")
+        for name in ("advice", "recipes", "guide", "step")
     ]
     configs = [module.Config for module in modules if hasattr(module, "Config")]
     return {field.name for config in configs for field in dataclasses.fields(config)}
@@ -42,13 +43,13 @@ def test_code_that_is_named_exists() -> None:
 
 def test_flags_that_are_named_exist() -> None:
     others = {"logdir", "help", "extra"}  # of TensorBoard; of every command
-    named = set(re.findall(r"(?<![\w-])--([a-z_]+)", TEXT)) - others
+    named = set(re.findall(r"(?<![\w-])--([a-z_0-9]+)", TEXT)) - others
     assert len(named) > 15
     assert named <= known_flags(), named - known_flags()
 
 
 def test_commands_and_recipes_that_are_named_exist() -> None:
-    for command, word in re.findall(r"finetune-kit ([a-z_]+)(?: ([a-z_]+))?", TEXT):
+    for command, word in re.findall(r"finetune-kit ([a-z_-]+)(?: ([a-z_]+))?", TEXT):
         assert command in main.COMMANDS or command == "COMMAND", command
         if command == "finetune" and word:
             assert word in RECIPES, word

@@ -18,6 +18,8 @@ from finetune_kit.results import files
 from recipes import settings
 
 ORDER = (*finetune.RECIPES, *guide.PLANS)  # of the lines of the tables
+# Source images to train beside are no part of the protocol.
+MEASURED = tuple(name for name in finetune.RECIPES if name != "selective_joint")
 INCOMPLETE = 75  # sysexits' EX_TEMPFAIL: the same command again does what is missing
 
 Run = tuple[methods.Method, str, int]  # on which set, with which seed
@@ -50,7 +52,7 @@ class Config:
     other_seeds: int = settings.option("Seeds of the other recipes.", 1, low=1)
     peer_seeds: int = settings.option("Seeds of peers.", 1, low=1)
     recipes: str = settings.option(
-        "Names of recipes, with commas; none is no recipe.", ",".join(finetune.RECIPES)
+        "Names of recipes, with commas; none is no recipe.", ",".join(MEASURED)
     )
     baselines: str = settings.option(
         "Plans of `benchmark guide`, with commas; none is no baseline.", ",".join(guide.PLANS)
@@ -70,7 +72,7 @@ class Config:
         settings.arguments(self.backbone_args)
         catalogue.image_size(self.backbone, self.image_size)
         for name in listed(self.recipes):
-            checks.one_of("recipes", name, finetune.RECIPES)
+            checks.one_of("recipes", name, MEASURED)
         for name in listed(self.baselines):
             checks.one_of("baselines", name, guide.PLANS)
         for command in self.peer.splitlines():

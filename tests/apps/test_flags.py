@@ -20,6 +20,11 @@ pytestmark = pytest.mark.usefixtures("untouched_process")
 # Words without which a command's Config is refused.
 NEEDED = {
     **{f"finetune {recipe}": ["--data={photos}", "--workdir=run"] for recipe in finetune.RECIPES},
+    "finetune selective_joint": [
+        "--data={photos}",
+        "--source_data={photos}",
+        "--workdir=run",
+    ],
     "evaluate": ["--model=run"],
     "predict": ["--model=run"],
     "benchmark guide": ["--data={photos}"],
@@ -29,6 +34,7 @@ NEEDED = {
 TEXTS = {
     "data": ["{others}"],
     "data_root": ["{root}"],
+    "source_data": ["{others}"],
     "backbone": ["mobilenet", "mobilenet_v2"],
     "backbone_args": ["alpha=0.5"],
     "weights": ["none", "imagenet"],

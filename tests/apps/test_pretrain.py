@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -60,6 +61,23 @@ def test_the_cards_figures_are_those_of_the_weights(run) -> None:
     np.testing.assert_allclose(
         found.prototypes[1], features[images.labels == 1].mean(axis=0), rtol=1e-3, atol=1e-5
     )
+
+
+def test_the_cards_held_out_rows_are_those_of_the_test_split(run) -> None:
+    workdir, source, found = run
+    model = backbones.load("bundled", weights=str(workdir / "bundled" / pretrain.WEIGHTS)).model
+    images = data.load(source, image_size=32, seed=3, validation_fraction=0.2)
+    pixels, held = (
+        split.store.batch(split.indices).astype(np.float32) for split in (images.train, images.test)
+    )
+    rows = model.predict(held, verbose=0).mean(axis=(1, 2))
+    np.testing.assert_allclose(found.features, rows, rtol=5e-3, atol=1e-3)
+    first = model.get_layer("block_1_conv_1_bn").input
+    x = keras.Model(model.inputs[0], first).predict(pixels, verbose=0).astype(np.float64)
+    mean, variance = found.moments["block_1_conv_1_bn"]
+    np.testing.assert_allclose(mean, x.mean(axis=(0, 1, 2)), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(variance, x.var(axis=(0, 1, 2)), rtol=1e-3, atol=1e-6)
+    assert len(found.moments) == 7
 
 
 def test_what_cannot_be_a_run_is_refused(run, capsys, untouched_process) -> None:

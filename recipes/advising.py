@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from finetune_kit import backbones, console, data, results, similarity, training
+from finetune_kit import backbones, console, data, features, results, similarity, training
 from finetune_kit.strategy import advisor, candidates, costs, evidence
 from recipes import jobs, loading, settings
 
 if TYPE_CHECKING:
+    import keras
+
     from finetune_kit.backbones.classifier import Classifier
     from finetune_kit.backbones.types import Backbone
     from finetune_kit.data.types import Split
@@ -23,11 +25,12 @@ D = TypeVar("D", bound=Any)
 
 MOST = 2_000  # images that are looked at: an accuracy is known within two points by then
 MOST_COMPARED = 500  # images whose moments are compared: enough to place any set
-TIMED = 64  # images of the forward pass that is timed
-# Seconds of tracing a training step by those of a forward pass, and seconds that end a run besides
-# the forward passes: measured on networks of 27 to 190 layers.
-TRACE = 3.0
-EXPORT = 4.0
+TIMED, REPEATS = 64, 3  # images of a forward pass that is timed, and how often it is
+# Seconds until the first training step by those of tracing a forward pass, and seconds that end a
+# run besides forward passes: measured on networks of 27 to 190 layers.
+TRACE = 6.0
+EXPORT = 1.5
+WIDER = 2  # features of the last three stages by those of the last one: each is half as wide
 RACE_SHARE = 0.4  # of the time that is left, at most: the winner has to train as well
 
 
@@ -96,8 +99,6 @@ def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False) -> Look:
     observer = similarity.Observer(backbone)
     with console.progress("Looking", len(sample)) as bar:
         seen = observer.observe(sample, progress=bar.advance)
-    first = time.perf_counter() - began
-    forward = _timed(observer, sample)
     some = np.sort(np.random.default_rng(seed).permutation(len(sample))[:MOST_COMPARED])
     near = similarity.measure(
         backbone, sample.take(some), seed=seed, observation=seen.take(some), observer=observer
@@ -109,7 +110,6 @@ def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False) -> Look:
         seed=seed,
         source_probabilities=_source_probabilities(backbone, seen) if source_head else None,
     )
-    tested = len(images.test) if images.test is not None else 0
     return Look(
         near,
         fit,
@@ -120,13 +120,7 @@ def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False) -> Look:
             fit=fit.fit,
             deep_fit=fit.above_chance(fit.last_three),
         ),
-        costs.Costs(
-            forward=forward,
-            trace=TRACE * max(0.0, first - forward * len(sample)),
-            others=EXPORT + forward * tested,
-            spent=time.perf_counter() - loaded.started,
-            shares=_shares(backbone),
-        ),
+        _costs(loaded),
         time.perf_counter() - began,
     )
 
@@ -231,8 +225,10 @@ def follow(job: "jobs.Job[D]", advice: Advice) -> "jobs.Job[D]":
 
     Leaves `advice.json` in the work directory, from which a run that goes on takes its plan.
     """
-    candidate = advice.plan.candidate
-    config = dataclasses.replace(job.config, plan=candidate.name, head_stages=candidate.head_stages)
+    candidate, backbone = advice.plan.candidate, job.classifier.backbone
+    stages = _head_stages(job.config, backbone, candidate)
+    classifier = classifier_for(job, candidate)
+    config = dataclasses.replace(job.config, plan=candidate.name, head_stages=stages)
     job.seconds["advice"] = advice.look.seconds + (advice.raced.seconds if advice.raced else 0.0)
     results.write_advice(advice.to_dict(), job.workdir)
     if config.tensorboard:
@@ -241,7 +237,7 @@ def follow(job: "jobs.Job[D]", advice: Advice) -> "jobs.Job[D]":
     return dataclasses.replace(
         job,
         config=config,
-        classifier=classifier_for(job, candidate),
+        classifier=classifier,
         # The plan's table has the reasons.
         notes=tuple(n for n in job.notes if n not in job.why.values())
         + (*advice.look.similarity.notes, *raced),
@@ -254,7 +250,15 @@ def classifier_for(loaded: "loading.Loaded[Any]", candidate: candidates.Candidat
     config, backbone = loaded.config, loaded.classifier.backbone
     if candidate.start == "random":
         backbone = loading.load_backbone(config, weights="none")
-    return loading.attach(config, backbone, loaded.images.num_classes, candidate.head_stages)
+    stages = _head_stages(config, backbone, candidate)
+    return loading.attach(config, backbone, loaded.images.num_classes, stages)
+
+
+def _head_stages(config: Any, backbone: "Backbone", candidate: candidates.Candidate) -> int:
+    """Returns how many stages the head sees: as a flag says, or as the plan has it."""
+    if config.head_stages != loading.AS_ADVISED:
+        return int(config.head_stages)
+    return min(candidate.head_stages, len(backbone.stages))
 
 
 def decided(job: "jobs.Job[D]") -> str:
@@ -364,12 +368,42 @@ def _source_probabilities(
     return np.asarray(scipy.special.softmax(head.predict(maps, verbose=0), axis=1))
 
 
-def _timed(observer: "similarity.Observer", sample: "Split") -> float:
-    """Returns seconds of a forward pass that is traced already, an image."""
-    some = sample.take(np.arange(min(TIMED, len(sample))))
-    began = time.perf_counter()
-    observer.observe(some)
-    return (time.perf_counter() - began) / len(some)
+def _costs(loaded: "loading.Loaded[Any]") -> costs.Costs:
+    """Returns what a forward pass takes, and what follows from it for the rest of a run."""
+    images, classifier = loaded.images, loaded.classifier
+    forward, trace = _timed(classifier.features, images.train)
+    tested = len(images.test) if images.test is not None else 0
+    n, width = len(images.train), classifier.features.output_shape[-1]
+    return costs.Costs(
+        forward=forward,
+        trace=TRACE * trace,
+        # Features for the head, and the test split; each has a graph of its own.
+        others=2 * trace
+        + forward * (n + tested)
+        + features.expected_seconds(n, WIDER * width, images.num_classes)
+        + EXPORT,
+        spent=time.perf_counter() - loaded.started,
+        shares=_shares(classifier.backbone),
+    )
+
+
+def _timed(model: "keras.Model", split: "Split") -> tuple[float, float]:
+    """Returns seconds of a forward pass an image, and seconds until it is traced.
+
+    The difference of two numbers of images has no part of what a call costs whatever its size; the
+    shortest of several calls has the least of what else the machine does.
+    """
+    chosen = split.indices[np.arange(4 * TIMED) % len(split)]
+    pixels = split.store.batch(chosen).astype(np.float32)
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        model.predict(pixels[:count], batch_size=TIMED, verbose=0)
+        return time.perf_counter() - began
+
+    first = seconds(TIMED)
+    once, more = (min(seconds(count) for _ in range(REPEATS)) for count in (TIMED, 4 * TIMED))
+    return max(more - once, 1e-6) / (3 * TIMED), max(first - once, 0.0)
 
 
 def _shares(backbone: "Backbone") -> tuple[float, ...]:

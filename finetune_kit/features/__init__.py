@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     {
         "HeadSolution": "heads",
         "copy_head": "heads",
+        "expected_seconds": "heads",
         "extract": "extraction",
         "predict": "inference",
         "solve_head": "heads",

@@ -25,8 +25,11 @@ PAST_THE_BEST = 2  # strengths to try after the one of least loss
 MAX_FOLDS = 5
 ABSENT_MARGIN = 20.0  # nats below the least likely class: a class without images is never predicted
 # Above this many feature values, one held-out fifth replaces five folds: the error of the estimate
-# is small by then, and the cost is not.
-SINGLE_FOLD_VALUES = 20_000_000
+# is small by then, and the cost is not (2,550 images of 448 features: 14 to 24 s with five folds).
+SINGLE_FOLD_VALUES = 400_000
+# Seconds of a solution by feature value and class, and what is paid in any case: one core of a
+# server. It depends on how hard the classes are, within a factor of two.
+SECONDS_PER_VALUE, SECONDS_AT_LEAST = 4e-7, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,18 @@ def solve_head(
     return HeadSolution(
         kernel.astype(np.float32), full_bias.astype(np.float32), strength, loss, reason
     )
+
+
+def expected_seconds(images: int, width: int, num_classes: int) -> float:
+    """Returns about how long `solve_head` takes.
+
+    Args:
+        images: n.
+        width: d, number of features.
+        num_classes: C.
+    """
+    folds = 1 if images * width > SINGLE_FOLD_VALUES else MAX_FOLDS
+    return SECONDS_AT_LEAST + SECONDS_PER_VALUE * images * width * num_classes * folds
 
 
 def copy_head(solution: HeadSolution, classifier: "Classifier") -> None:

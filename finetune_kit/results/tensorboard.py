@@ -50,9 +50,7 @@ def write_advice_board(directory: str | os.PathLike[str], advice: Mapping[str, A
     """
     lines = [f"| {d['what']} | {d['value']} | {d['reason']} |" for d in advice["plan"]["decisions"]]
     drawn = {
-        "advice/distance": profiles.distance_profile(
-            advice["similarity"], palette=figures.LIGHT
-        ),
+        "advice/distance": profiles.distance_profile(advice["similarity"], palette=figures.LIGHT),
         "advice/probe": profiles.probe_profile(advice["task_fit"], palette=figures.LIGHT),
     }
     value = advice["similarity"]["value"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune_kit import checks, console, data
-from finetune_kit.training import choosing, course, ledger, scoring, snapshots
+from finetune_kit.training import choosing, course, ledger, scoring, snapshots, statistics
 
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
@@ -140,6 +140,8 @@ def cross_validated_errors(
     bar = progress or console.Progress()
     variables = contender.classifier.model.variables
     before = snapshots.take(variables)
+    if settings.batch_norm_statistics == "target":
+        statistics.re_estimate(contender.classifier, train, seed=settings.seed)
     way = course.Course(contender.classifier, contender.phases, settings, num_classes=num_classes)
     try:
         return np.concatenate(

@@ -110,3 +110,13 @@ def test_refuses_features_that_are_not_finite() -> None:
     rows[0, 0] = np.nan
     with pytest.raises(checks.DataError, match="must be finite.*bad_values=1"):
         features.solve_head(rows, labels, num_classes=4)
+
+
+def test_the_expected_time_grows_with_values_and_classes_and_falls_with_the_folds() -> None:
+    few = heads.expected_seconds(100, 100, 5)
+    assert heads.expected_seconds(100, 100, 10) - heads.SECONDS_AT_LEAST == pytest.approx(
+        2 * (few - heads.SECONDS_AT_LEAST)
+    )
+    many = heads.SINGLE_FOLD_VALUES // 100
+    below, above = (heads.expected_seconds(n, 100, 5) for n in (many, many + 1))
+    assert below > 4 * above

@@ -1,5 +1,6 @@
 """The recipe that measures first, and what it shares with `advise`."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_from_scratch_begins_at_random_weights(loaded) -> None:
     assert kept.backbone is loaded.classifier.backbone
     first = [np.array(c.backbone.model.trainable_variables[0]) for c in (fresh, kept)]
     assert not np.allclose(*first)
+
+
+def test_a_network_of_few_stages_gives_its_head_those_it_has(loaded) -> None:
+    backbone = loaded.classifier.backbone
+    short = dataclasses.replace(backbone, stages=backbone.stages[-2:])
+    deep = CANDIDATES["deep_head"]
+    assert advising._head_stages(loaded.config, backbone, deep) == 3
+    assert advising._head_stages(loaded.config, short, deep) == 2
+    told = dataclasses.replace(loaded.config, head_stages=1)
+    assert advising._head_stages(told, backbone, deep) == 1
 
 
 def test_looking_leaves_the_backbone_as_it_was(loaded) -> None:

@@ -1,10 +1,12 @@
 """Plans that compete by cross-validation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from finetune_kit import checks, data, strategy, training
-from finetune_kit.training import racing
+from finetune_kit.training import racing, statistics
 from tests.training import squares
 
 SETTINGS = training.Options(batch_size=8, guard=False)
@@ -71,6 +73,28 @@ def test_errors_are_those_of_plans_trained_without_the_held_out_images(images) -
     np.testing.assert_array_equal(errors, (predicted != held_out.labels).astype(float))
 
 
+def test_statistics_of_the_target_are_used_where_they_are_asked_for(images, monkeypatch) -> None:
+    one, by_hand = squares.classifier(), squares.classifier()
+    statistics.re_estimate(by_hand, images.train, seed=SETTINGS.seed)
+    begun = []
+
+    class Noted(racing.course.Course):
+        def __init__(self, classifier, *arguments, **keywords) -> None:
+            begun.append([np.array(v) for v in classifier.model.variables])
+            super().__init__(classifier, *arguments, **keywords)
+
+    monkeypatch.setattr(racing.course, "Course", Noted)
+    racing.cross_validated_errors(
+        contender("idle", one, rate=1e-9, epochs=1),
+        images.train,
+        data.cross_validation(images.train, seed=1),
+        dataclasses.replace(SETTINGS, batch_norm_statistics="target"),
+        num_classes=squares.CLASSES,
+    )
+    for value, variable in zip(begun[0], by_hand.model.variables, strict=True):
+        np.testing.assert_allclose(value, np.array(variable), atol=1e-6)
+
+
 def test_a_plan_that_diverges_recognises_nothing(images) -> None:
     one = squares.classifier()
     errors = racing.cross_validated_errors(
@@ -92,6 +116,4 @@ def test_a_race_needs_two_plans_and_images_to_hold_out(images) -> None:
 
 
 def _only(images, positions):
-    import dataclasses
-
     return dataclasses.replace(images, train=images.train.take(positions), folds=())

@@ -62,9 +62,9 @@ def _advise(config: Config) -> dict[str, Any]:
 def _rank(config: Config) -> dict[str, Any]:
     from finetune_kit import similarity
     from finetune_kit.similarity import ranking
-    from recipes import advising
+    from recipes import looking
 
-    found = similarity.rank([advising.candidate(config, name) for name in config.ranked()])
+    found = similarity.rank([looking.candidate(config, name) for name in config.ranked()])
     console.table("Backbones for these images, the best first", ranking.HEADINGS, found.table())
     console.say(f"· {found.warning}")
     return dataclasses.asdict(found)

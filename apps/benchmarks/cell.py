@@ -21,7 +21,7 @@ from recipes import settings
 
 if TYPE_CHECKING:
     from finetune_kit.strategy.advisor import Plan
-    from recipes import advising, loading
+    from recipes import loading, looking
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,17 +51,17 @@ def main(argv: list[str]) -> int:
 
 def measure(config: Config) -> Iterator[dict[str, Any]]:
     """Yields the evidence, then a run for each plan, then the errors of each racer."""
-    from recipes import advising, loading
+    from recipes import advising, loading, looking
 
     loaded = loading.load(config)
     backbone = loaded.classifier.backbone
     before = [np.array(v) for v in backbone.model.variables]
-    known = advising.counted(loaded)
+    known = looking.counted(loaded)
     # Where the images depart decides which stage opens, so one plan has to be told.
     if config.fits or any(
         candidates.CANDIDATES[name].opens == "one" for name in listed(config.plans)
     ):
-        found = advising.look(loaded)
+        found = looking.look(loaded)
         known = found.evidence
         if config.fits:
             yield {"kind": "evidence", **_evidence(found)}
@@ -80,7 +80,7 @@ def listed(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def _evidence(found: "advising.Look") -> dict[str, Any]:
+def _evidence(found: "looking.Look") -> dict[str, Any]:
     from finetune_kit.results import files
 
     plain: dict[str, Any] = files.plain(

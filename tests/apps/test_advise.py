@@ -23,9 +23,7 @@ def run(*words):
     return apps_main.run(["advise", *words])
 
 
-def test_it_prints_what_every_stage_knows_and_a_plan_with_reasons(
-    photos, tmp_path, capsys
-) -> None:
+def test_it_prints_what_every_stage_knows_and_a_plan_with_reasons(photos, tmp_path, capsys) -> None:
     output = tmp_path / "advice.json"
     assert run(f"--data={photos}", f"--output={output}", "--epochs=4") == 0
     said = capsys.readouterr().out

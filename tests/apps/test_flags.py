@@ -25,6 +25,9 @@ NEEDED = {
         "--source_data={photos}",
         "--workdir=run",
     ],
+    "advise": ["--data={photos}"],
+    "source-card": ["--data={photos}", "--output=card.npz"],
+    "benchmark cell": ["--data={photos}", "--per_class=5"],
     "evaluate": ["--model=run"],
     "predict": ["--model=run"],
     "benchmark guide": ["--data={photos}"],
@@ -35,6 +38,12 @@ TEXTS = {
     "data": ["{others}"],
     "data_root": ["{root}"],
     "source_data": ["{others}"],
+    "source_card": ["{card}"],
+    "per_class": ["7,9"],
+    "time_budget": ["90s"],
+    "candidates": ["mobilenet,resnet50"],
+    "plans": ["head"],
+    "races": ["head"],
     "backbone": ["mobilenet", "mobilenet_v2"],
     "backbone_args": ["alpha=0.5"],
     "weights": ["none", "imagenet"],
@@ -70,7 +79,9 @@ def fill(tmp_path):
             (folder / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(folder / name / "1.png")
 
-    return lambda text: text.format(root=tmp_path, **folders)
+    card = tmp_path / "card.npz"
+    card.write_bytes(b"numbers")
+    return lambda text: text.format(root=tmp_path, card=card, **folders)
 
 
 def needed(command, fill):
@@ -91,8 +102,12 @@ def other_value(field, fill):
     if rule["choices"]:
         return next((choice for choice in rule["choices"] if choice != default), None)
     if isinstance(default, str):
-        texts = map(fill, TEXTS.get(field.name, ["elsewhere"]))
-        return next(text for text in texts if text != default)
+        if ".npz" in rule["help"]:
+            return "elsewhere.npz"
+        known = TEXTS.get(field.name, ["elsewhere"])
+        # Not every command takes random weights; its help says what it takes.
+        allowed = [text for text in known if field.name != "weights" or text in rule["help"]]
+        return next(text for text in map(fill, allowed) if text != default)
     low = -float("inf") if rule["low"] is None else rule["low"]
     high = float("inf") if rule["high"] is None else rule["high"]
     if isinstance(default, int):

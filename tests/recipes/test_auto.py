@@ -8,7 +8,7 @@ import pytest
 
 from finetune_kit import checks, data, results
 from finetune_kit.strategy.candidates import CANDIDATES
-from recipes import advising, auto, loading, probe_then_finetune, settings
+from recipes import advising, auto, loading, looking, probe_then_finetune, settings
 from tests.recipes import coloured
 
 QUICK = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 8, "augment": "none"}
@@ -99,7 +99,7 @@ def test_a_network_of_few_stages_gives_its_head_those_it_has(loaded) -> None:
 def test_looking_leaves_the_backbone_as_it_was(loaded) -> None:
     variables = loaded.classifier.model.variables
     before = [np.array(v) for v in variables]
-    found = advising.look(loaded)
+    found = looking.look(loaded)
     for value, variable in zip(before, variables, strict=True):
         np.testing.assert_array_equal(value, np.array(variable))
     assert found.evidence.images == len(loaded.images.train)
@@ -115,11 +115,11 @@ def test_a_sample_keeps_the_shares_of_the_classes() -> None:
     pixels[:, 0, 0, 0] = np.arange(400) % 256
     pixels[:, 0, 0, 1] = np.arange(400) // 256
     split = data.load(data.Arrays(pixels, labels), image_size=8).train
-    sample = advising._sample(split, 100, seed=0)
+    sample = looking._sample(split, 100, seed=0)
     share = split.counts(2)[0] / len(split)
     assert len(sample) == 100
     assert abs(sample.counts(2)[0] - 100 * share) <= 1
-    assert advising._sample(split, len(split), seed=0) is split
+    assert looking._sample(split, len(split), seed=0) is split
 
 
 def test_a_race_is_run_and_told(photos, tmp_path) -> None:
@@ -143,7 +143,7 @@ def test_a_resumed_run_keeps_the_plan_that_was_decided(photos, tmp_path) -> None
 def test_a_time_budget_shortens_the_plan(photos, tmp_path, loaded) -> None:
     long = {"plan": "by_depth", "epochs": 5_000}
     asked = loading.load(config(photos, tmp_path, **long, time_budget="60s"))
-    found = advising.look(asked)
+    found = looking.look(asked)
     plan = advising.planned(asked, found.evidence, found.costs, plan="by_depth")
     assert plan.phases[-1].epochs < 5_000
     assert plan.seconds <= 60

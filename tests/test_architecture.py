@@ -1,6 +1,7 @@
 """The rules of the house, read from the source text: who imports whom, who may do what."""
 
 import ast
+import configparser
 import json
 import pathlib
 import subprocess
@@ -284,3 +285,21 @@ def test_importing_anything_says_nothing_and_sets_nothing() -> None:
     assert {name: changed for name, (changed, _) in found.items() if changed} == {}
     assert missing == [] and said == []
     assert [line for line in warned if str(ROOT) in line and "site-packages" not in line] == []
+
+
+def test_every_file_that_the_library_reads_is_part_of_the_package() -> None:
+    """A wheel holds Python files and what `package_data` names; an editable install hides it."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    known = {
+        path
+        for package, patterns in config["options.package_data"].items()
+        for pattern in patterns.split(",")
+        for path in (ROOT / package.replace(".", "/")).glob(pattern.strip())
+    }
+    files = {
+        path
+        for path in (ROOT / "finetune_kit").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert files and files <= known, files - known

@@ -35,9 +35,9 @@ def main(argv: list[str]) -> int:
     images = write_digits(folder / "data")
     console.say(f"{images} handwritten digits of 8 x 8 pixels are in {folder / 'data'}")
 
-    from recipes import probe_then_finetune
+    from recipes import auto
 
-    job = probe_then_finetune.Config(
+    job = auto.Config(
         data=str(folder / "data"),
         workdir=str(folder),
         image_size=IMAGE_SIZE,
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         seed=config.seed,
     )
     console.say(f"running finetune-kit finetune {shlex.join(flags.as_words(job))}")
-    finetune.tell(probe_then_finetune.run(job), job)
+    finetune.tell(auto.run(job), job)
     return 0
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Any)
 D = TypeVar("D", bound=Any)
 
+AUGMENTATIONS = {"light": "flips and small shifts, which most photos allow"}
 RACE_SHARE = 0.4  # of the time that is left, at most: the winner has to train as well
 
 
@@ -166,7 +167,7 @@ def _situation(loaded: "loading.Loaded[C]", timed: costs.Costs | None) -> adviso
         why={
             "regulariser": f"weight decay {config.weight_decay:g}",
             "resolution": _resolution(loaded),
-            "augmentation": "flips and small shifts, which most photos allow",
+            "augmentation": AUGMENTATIONS.get(config.augment, "as you said"),
             **loaded.why,
         },
     )

@@ -138,7 +138,7 @@ def _training(choice: Choice, last: Phase, why: Mapping[str, str]) -> list[Decis
             str(last.epochs),
             f"shortened from {choice.full[-1].epochs} to keep within {choice.budget:.0f} s"
             if shortened
-            else why.get("epochs", ""),
+            else why.get("epochs", "as you said"),
         ),
         Decision("BatchNorm", last.batch_norm, why.get("BatchNorm") or _batch_norm(last)),
         Decision("augmentation", last.augment, why.get("augmentation", "")),

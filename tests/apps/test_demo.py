@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from apps import demo, finetune, flags
 from finetune_kit import checks, console, results
-from recipes import probe_then_finetune
+from recipes import auto
 from tests.apps import brightness
 
 # Images of 0, 1, … in the test part, from the description of the set (UCI, optdigits.names).
@@ -29,7 +29,7 @@ def digits(tmp_path_factory):
 def job(monkeypatch):
     """Returns the configs with which the recipe was run; nothing is trained."""
     configs = []
-    monkeypatch.setattr(probe_then_finetune, "run", lambda config: configs.append(config) or "end")
+    monkeypatch.setattr(auto, "run", lambda config: configs.append(config) or "end")
     monkeypatch.setattr(finetune, "tell", lambda report, config: configs.append((report, config)))
     return configs
 
@@ -65,7 +65,7 @@ def test_a_demo_runs_the_default_recipe_in_a_new_folder(job, tmp_path, capsys) -
     assert demo.main([f"--runs={tmp_path / 'my runs'}", "--seed=3"]) == 0
     console.deactivate()
     folder = tmp_path / "my runs" / "demo-1"
-    config = probe_then_finetune.Config(
+    config = auto.Config(
         data=str(folder / "data"), workdir=str(folder), image_size=32, augment="none", seed=3
     )
     assert job == [config, ("end", config)]
@@ -74,8 +74,8 @@ def test_a_demo_runs_the_default_recipe_in_a_new_folder(job, tmp_path, capsys) -
     assert out.startswith(f"1797 handwritten digits of 8 x 8 pixels are in {folder / 'data'}\n")
     (line,) = [line for line in out.splitlines() if line.startswith("running finetune-kit ")]
     recipe, words = finetune.recipe_of(shlex.split(line)[3:])
-    assert recipe == "probe_then_finetune"
-    assert flags.parse(words, probe_then_finetune.Config, command="") == (config, [])
+    assert recipe == finetune.DEFAULT == "auto"
+    assert flags.parse(words, auto.Config, command="") == (config, [])
 
 
 def test_demos_are_numbered(job, tmp_path, monkeypatch) -> None:

@@ -115,7 +115,8 @@ def test_a_card_for_another_network_is_refused(channels, features, words) -> Non
 
 def test_a_card_for_this_network_passes() -> None:
     found = [taps.Tap("bn", "stem", keras.KerasTensor((None, 4)))]
-    card.refuse_unfit(example(), found, features=5, path="c.npz", network="toy")
+    said = card.refuse_unfit(example(), found, features=5, path="c.npz", network="toy")
+    assert said is None
 
 
 def test_the_bundled_card_describes_the_bundled_weights() -> None:

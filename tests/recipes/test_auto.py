@@ -58,6 +58,11 @@ def test_the_advice_is_in_tensorboard(finished) -> None:
     assert {"advice", "advice/similarity", "advice/probe", "advice/confidence"} <= tags
 
 
+def test_what_a_flag_decides_has_no_other_reason(finished) -> None:
+    reasons = {d["what"]: d["reason"] for d in finished[1]["advice"]["plan"]["decisions"]}
+    assert reasons["augmentation"] == reasons["epochs"] == reasons["rates"] == "as you said"
+
+
 def test_the_plan_that_is_advised_is_the_plan_that_trains(finished) -> None:
     report = finished[1]
     last = report["phases"][-1]

@@ -31,7 +31,7 @@ def test_an_unknown_suite_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("argv", [[], ["--rows=x"]])
 def test_a_suite_is_needed(argv) -> None:
-    with pytest.raises(checks.ConfigError, match="needs a suite as its first word: recipes"):
+    with pytest.raises(checks.ConfigError, match="needs a suite as its first word: advice"):
         benchmark.main(argv)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from apps import finetune, flags
 from finetune_kit import checks, console, metrics, results
-from recipes import full_finetune, head_only, probe_then_finetune
+from recipes import auto, full_finetune, head_only, probe_then_finetune
 from tests.apps import brightness
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def a_report(**values):
 def told(monkeypatch):
     """Returns the configs with which recipes were run, by recipe; nothing is trained."""
     configs = {}
-    for method in (head_only, full_finetune, probe_then_finetune):
+    for method in (auto, head_only, full_finetune, probe_then_finetune):
         name = method.__name__.removeprefix("recipes.")
 
         def run(config, name=name):
@@ -76,9 +76,7 @@ def test_the_first_word_is_the_recipe(told, photos) -> None:
 
 def test_without_a_word_the_default_runs(told, photos) -> None:
     assert finetune.main([f"--data={photos}", "--workdir=run"]) == 0
-    assert told == {
-        "probe_then_finetune": probe_then_finetune.Config(data=str(photos), workdir="run")
-    }
+    assert told == {"auto": auto.Config(data=str(photos), workdir="run")}
 
 
 def test_every_recipe_is_offered_and_nothing_else() -> None:

@@ -76,13 +76,11 @@ def test_a_file_that_is_gone_is_named(reader) -> None:
 
 def test_threads_start_with_the_first_batch_that_is_decoded(reader) -> None:
     def running():
-        return sum(
-            thread.name.startswith("finetune_kit-decode") for thread in threading.enumerate()
-        )
+        return {t for t in threading.enumerate() if t.name.startswith("finetune_kit-decode")}
 
-    before = running()
+    before = running()  # of other stores, which may end at any time
     images = store.PixelStore(reader, 12)
     store.PixelStore(reader, 12, cache=np.zeros((5, 12, 12, 3), np.uint8)).batch(np.array([0]))
-    assert running() == before
+    assert running() <= before
     images.batch(np.array([0]))
-    assert running() > before
+    assert running() - before

@@ -8,6 +8,7 @@ import pytest
 
 from apps.finetune import RECIPES
 from finetune_kit import backbones, checks, data, strategy, training
+from finetune_kit.strategy.candidates import CANDIDATES
 from recipes import (
     discriminative,
     from_scratch,
@@ -30,6 +31,10 @@ def photos(tmp_path_factory):
 
 
 def phases_of(name: str, photos: str, groups=GROUPS, **values):
+    if name == "auto":
+        # It runs whichever candidate is advised; this one opens a stage and freezes the others.
+        tuning = strategy.Tuning(augment="none", **{**TUNED, "learning_rate": 0.01})
+        return CANDIDATES["surgical"].phases(groups, tuning, shift="input")
     method = importlib.import_module(f"recipes.{name}")
     tuned = {} if method.Config.__mro__[1] is settings.Settings else {**TUNED, **values}
     if name == "surgical":

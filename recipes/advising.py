@@ -53,14 +53,18 @@ def consult(loaded: "loading.Loaded[C]", *, plan: str = "", source_head: bool = 
     """
     config = loaded.config
     found = looking.look(loaded, source_head=source_head)
-    given = config.plan if config.plan != settings.AUTO else plan
-    made = planned(loaded, found.evidence, found.costs, plan=given)
-    raced = None
-    if config.race and not given and made.runner_up is not None:
-        second = planned(loaded, found.evidence, found.costs, plan=made.runner_up.name)
-        raced = _race(loaded, found.costs, made, second)
+    known, timed, raced = found.evidence, found.costs, None
+    if config.plan != settings.AUTO:
+        made = planned(loaded, known, timed, plan=config.plan)
+    else:
+        made = planned(loaded, known, timed, plan=plan, because="as decided before")
+    if config.race and not plan and config.plan == settings.AUTO and made.runner_up is not None:
+        second = planned(loaded, known, timed, plan=made.runner_up.name)
+        raced = _race(loaded, timed, made, second)
         if raced is not None:
-            made = planned(loaded, found.evidence, found.costs, plan=raced.winner)
+            # What the race took is not left for training.
+            left = dataclasses.replace(timed, spent=timed.spent + raced.seconds)
+            made = planned(loaded, known, left, plan=raced.winner, because="it won the race")
     return Advice(found, made, raced)
 
 
@@ -70,6 +74,7 @@ def planned(
     timed: costs.Costs | None = None,
     *,
     plan: str = "",
+    because: str = "as you said",
 ) -> advisor.Plan:
     """Returns what the advisor says to evidence, or the plan of a name.
 
@@ -78,8 +83,9 @@ def planned(
         known: What was measured, or no more than `looking.counted`.
         timed: What a forward pass takes; None leaves time unknown.
         plan: Name of a candidate; "" chooses.
+        because: Why that candidate.
     """
-    return advisor.advise(known, _situation(loaded, timed), plan=plan)
+    return advisor.advise(known, _situation(loaded, timed), plan=plan, because=because)
 
 
 def show(advice: Advice) -> None:

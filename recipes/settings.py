@@ -125,7 +125,7 @@ class Source:
         self.arguments()
         _needed("data", self.data, "a folder of images")
         data.check_source(self.data, self.data_dir or None)
-        self._check_weights()
+        check_weights(self.weights)
         if self.source_card and not pathlib.Path(self.source_card).is_file():
             raise checks.WeightsError(
                 "--source_card needs a file. "
@@ -135,14 +135,6 @@ class Source:
     def arguments(self) -> dict[str, Any]:
         """Returns `backbone_args` as keyword arguments."""
         return arguments(self.backbone_args)
-
-    def _check_weights(self) -> None:
-        if self.weights in ("", "imagenet", "none") or pathlib.Path(self.weights).is_file():
-            return
-        raise checks.WeightsError(
-            "--weights needs imagenet, none or a weights file. Received: "
-            f"weights={self.weights!r}, which does not exist."
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -269,6 +261,15 @@ def seconds(text: str) -> float:
         )
     parts = zip(found.groups(), (3600.0, 60.0, 1.0), strict=True)
     return sum(float(number) * unit for number, unit in parts if number)
+
+
+def check_weights(weights: str) -> None:
+    """Raises `WeightsError` unless `weights` is "", imagenet, none or a file."""
+    if weights not in ("", "imagenet", "none") and not pathlib.Path(weights).is_file():
+        raise checks.WeightsError(
+            "--weights needs imagenet, none or a weights file. Received: "
+            f"weights={weights!r}, which does not exist."
+        )
 
 
 def _needed(name: str, value: str, what: str) -> None:

@@ -65,6 +65,7 @@ class Config:
 
     def __post_init__(self) -> None:
         settings.check_options(self)
+        settings.check_weights(self.weights)
         settings.arguments(self.backbone_args)
         catalogue.image_size(self.backbone, self.image_size)
         for name in (*wanted(self.plans), *wanted(self.races)):

@@ -16,7 +16,7 @@ from finetune_kit.results import files
 from finetune_kit.strategy import candidates, experience
 
 Lines = Sequence[Mapping[str, Any]]
-HEAD, TUNE = "head", "finetune"
+HEAD = "head"
 BINS = (0.0, 0.5, 0.7, 0.85, 1.01)  # of stated confidence
 
 

@@ -81,11 +81,7 @@ class Config:
             known = cases.sets_in(self.data_root)
             for name in listed(self.sets):
                 checks.one_of("sets", name, known)
-        if self.weights not in ("imagenet", "none") and not pathlib.Path(self.weights).is_file():
-            raise checks.WeightsError(
-                "--weights needs imagenet, none or a weights file. Received: "
-                f"weights={self.weights!r}, which does not exist."
-            )
+        settings.check_weights(self.weights)
 
     @property
     def protocol(self) -> records.Protocol:

@@ -108,6 +108,7 @@ def advise(
     setting: Setting,
     *,
     plan: str = "",
+    because: str = "as you said",
     experience: experience_lib.Experience | None = None,
 ) -> Plan:
     """Returns the plan of the highest expected accuracy, of equal ones the cheapest.
@@ -116,6 +117,7 @@ def advise(
         evidence: What is known of images and backbone.
         setting: What the plan is made for.
         plan: Name of a candidate that is to be taken whatever the evidence; "" chooses.
+        because: Why it is to be taken.
         experience: What candidates gained before; that of the kit's study if not given.
 
     Raises:
@@ -147,7 +149,7 @@ def advise(
         seconds=setting.costs.total(sequence, evidence.images) if setting.costs else None,
         budget=setting.budget,
         confidence=experience.confidence(gains, chosen),
-        told=bool(plan),
+        because=because if plan else "",
     )
     decisions = explaining.explain(choice, evidence, setting.why, experience)
     return Plan(choice=choice, decisions=decisions, evidence=evidence)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from finetune_kit import checks
 from finetune_kit.strategy import phases, plans
 
-SHALLOW, ALL = 1, 0  # stages that the head sees
+SHALLOW = 1  # stages that a plain head sees
 DEEP = 3  # stages of a multi-depth head: where most of its gain lies, at a third of the width
 OPENED = ("nothing", "last", "one", "batch_norm", "all")  # from little to much work
 STARTS = ("probe", "random_head", "random")

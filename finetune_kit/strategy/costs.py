@@ -2,10 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from finetune_kit import checks
-from finetune_kit.strategy import candidates as candidates_lib
 from finetune_kit.strategy import phases
 
 # Backward, a layer's work is twice that of forward: gradients of its input and of its weights
@@ -77,15 +76,6 @@ class Costs:
 def steps(images: int, batch_size: int, epochs: int) -> int:
     """Returns gradient steps of a number of epochs."""
     return epochs * math.ceil(images / batch_size)
-
-
-def describe(seconds: Mapping[str, float], chosen: candidates_lib.Candidate) -> str:
-    """Returns what the chosen plan costs beside the cheapest and the dearest."""
-    cheapest, dearest = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
-    return (
-        f"about {seconds[chosen.name]:.0f} s; {cheapest} takes {seconds[cheapest]:.0f} s, "
-        f"{dearest} {seconds[dearest]:.0f} s"
-    )
 
 
 def _bare(phase: phases.Phase) -> "phases.schedules.Schedule":

@@ -40,7 +40,7 @@ class Choice:
         seconds: Expected seconds of the run, or None.
         budget: Seconds allowed; 0 is no limit.
         confidence: Probability in [0, 1].
-        told: Whether a flag named the candidate.
+        because: Why this candidate, where it was not chosen by expectation; else "".
     """
 
     candidate: candidates_lib.Candidate
@@ -51,7 +51,7 @@ class Choice:
     seconds: float | None
     budget: float
     confidence: float
-    told: bool
+    because: str
 
 
 def explain(
@@ -100,8 +100,8 @@ def _method(
         f"{_points(gain)} over a head on several stages, by {experience.cells} measured draws of "
         "other images"
     )
-    if choice.told:
-        return Decision("method", f"{name}: {title}", f"as you said; expected {expected}")
+    if choice.because:
+        return Decision("method", f"{name}: {title}", f"{choice.because}; expected {expected}")
     book = TEXTBOOK.get(evidence.case[0])
     against = "" if book is None or name in book else "; the source text would not, evidence does"
     return Decision("method", f"{name}: {title}", f"expected {expected}{against}")

@@ -133,6 +133,8 @@ def test_a_race_is_run_and_told(photos, tmp_path) -> None:
     assert race["winner"] == report.advice["plan"]["plan"]
     assert set(race["errors"]) == {race["winner"], report.advice["plan"]["runner_up"]}
     assert race["reason"] in report.notes
+    decisions = {d["what"]: d["reason"] for d in report.advice["plan"]["decisions"]}
+    assert decisions["method"].startswith("it won the race")
     assert report.seconds["advice"] >= race["seconds"]
 
 
@@ -142,6 +144,8 @@ def test_a_resumed_run_keeps_the_plan_that_was_decided(photos, tmp_path) -> None
     (workdir / "report.json").unlink()
     resumed = auto.run(config(photos, workdir, resume=True))
     assert resumed.advice["plan"]["plan"] == "last_stage"
+    decisions = {d["what"]: d["reason"] for d in resumed.advice["plan"]["decisions"]}
+    assert decisions["method"].startswith("as decided before")
     assert any("gone on with an interrupted run" in note for note in resumed.notes)
 
 

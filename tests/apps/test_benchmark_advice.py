@@ -288,6 +288,11 @@ def test_an_interruption_ends_the_cells_that_run(tmp_path, monkeypatch) -> None:
     assert [process.wait() for process in started] == [-signal.SIGTERM]
 
 
+def test_weights_that_do_not_exist_are_refused(tmp_path) -> None:
+    with pytest.raises(checks.WeightsError, match="nowhere.h5"):
+        config(tmp_path, weights="nowhere.h5")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

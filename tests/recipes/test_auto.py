@@ -8,6 +8,7 @@ import pytest
 
 from finetune_kit import checks, data, results
 from finetune_kit.strategy.candidates import CANDIDATES
+from finetune_kit.training import racing
 from recipes import advising, auto, loading, looking, probe_then_finetune, settings
 from tests.recipes import coloured
 
@@ -136,6 +137,21 @@ def test_a_race_is_run_and_told(photos, tmp_path) -> None:
     decisions = {d["what"]: d["reason"] for d in report.advice["plan"]["decisions"]}
     assert decisions["method"].startswith("it won the race")
     assert report.seconds["advice"] >= race["seconds"]
+
+
+def test_what_a_race_took_is_not_left_for_training(photos, tmp_path, monkeypatch) -> None:
+    asked = loading.load(config(photos, tmp_path, race=True, time_budget="10m", epochs=50_000))
+    plans = []
+
+    def raced(loaded, timed, plan, second):
+        plans.append(second)
+        return racing.Result(second.candidate.name, {}, 9, 0.1, 0.01, 240.0, "it was faster")
+
+    monkeypatch.setattr(advising, "_race", raced)
+    plan = advising.consult(asked).plan
+    assert plan.candidate == plans[0].candidate
+    assert plan.seconds <= 600
+    assert 0 < plan.phases[-1].epochs < plans[0].phases[-1].epochs
 
 
 def test_a_resumed_run_keeps_the_plan_that_was_decided(photos, tmp_path) -> None:

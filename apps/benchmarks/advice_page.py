@@ -29,16 +29,15 @@ def write(lines: Lines, output: str | os.PathLike[str], peers: Sequence[records.
         peers: Rows of other programs on the same images, and of whole advised runs.
     """
     path = pathlib.Path(output)
-    studies = {
-        protocol: regret.usable(regret.study([x for x in lines if _protocol(x) == protocol]))
-        for protocol in dict.fromkeys(map(_protocol, lines))
-    }
-    studies = {name: draws for name, draws in studies.items() if _complete(draws)}
+    studies = {n: draws for n, draws in regret.studies(lines).items() if _complete(draws)}
+    teachers = next(iter(studies.values()), [])
     parts = [
         "# Does the advice help?",
         _how(lines),
         *(
-            _study(name, draws, path, [row for row in peers if _peer_protocol(row) == name])
+            _study(
+                name, draws, teachers, path, [row for row in peers if _peer_protocol(row) == name]
+            )
             for name, draws in studies.items()
         ),
         _methods(studies),
@@ -52,12 +51,6 @@ def _complete(draws: Sequence[regret.Draw]) -> bool:
     return len({d.place[0] for d in draws if experience.REFERENCE in d.accuracies}) > 1
 
 
-def _protocol(line: Mapping[str, Any]) -> str:
-    p = line["protocol"]
-    arguments = f" {p['backbone_args']}" if p["backbone_args"] else ""
-    return f"{p['backbone']}{arguments} at {p['image_size']} px, {p['weights'] or 'own weights'}"
-
-
 def _how(lines: Lines) -> str:
     runs = sum(line["kind"] == "run" for line in lines)
     return (
@@ -65,7 +58,8 @@ def _how(lines: Lines) -> str:
         f"({runs} trained networks).\n\n"
         "Every candidate was trained on every draw of the images, and scored once on the set's "
         "test split. The advisor learns from the other sets only: no figure below comes from a "
-        "set that its advice was learnt on. Regret is the accuracy of the oracle minus that of "
+        "set that its advice was learnt on, and it learns from the first network alone: on the "
+        "others, network and set are new to it. Regret is the accuracy of the oracle minus that of "
         "the policy; the oracle knows the test splits of the other seeds of a cell and chooses "
         "by them, so that the luck of a seed helps nobody. With a single seed it chooses by that "
         "seed itself, which flatters the oracle. Intervals are 95 %."
@@ -73,17 +67,18 @@ def _how(lines: Lines) -> str:
 
 
 def _peer_protocol(row: records.Row) -> str:
-    return _protocol({"protocol": dataclasses.asdict(row.protocol)})
+    return regret.title(dataclasses.asdict(row.protocol))
 
 
 def _study(
     name: str,
     draws: Sequence[regret.Draw],
+    teachers: Sequence[regret.Draw],
     path: pathlib.Path,
     peers: Sequence[records.Row],
 ) -> str:
-    learnt = regret.learnt_without(draws)
-    policies = _policies(draws, learnt)
+    learnt = regret.learnt_without(draws, teachers)
+    policies = _policies(draws, teachers, learnt)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     figure = path.with_name(f"{path.stem}-{slug}.svg")
     found = {title: regret.losses(draws, pick) for title, pick in policies.items()}
@@ -109,14 +104,18 @@ def _study(
 
 
 def _policies(
-    draws: Sequence[regret.Draw], learnt: Mapping[str, experience.Experience]
+    draws: Sequence[regret.Draw],
+    teachers: Sequence[regret.Draw],
+    learnt: Mapping[str, experience.Experience],
 ) -> dict[str, regret.Pick]:
     """Returns the policies that choose."""
     policies: dict[str, regret.Pick] = {"auto": regret.advised(draws, learnt)}
     if any(draw.errors for draw in draws):
         policies["auto with a race"] = regret.advised(draws, learnt, race=True)
     hidden = regret.without_similarity(draws)
-    blind = regret.advised(hidden, regret.learnt_without(hidden))
+    blind = regret.advised(
+        hidden, regret.learnt_without(hidden, regret.without_similarity(teachers))
+    )
     seen = {(draw.place, draw.seed): draw for draw in hidden}
     policies["auto, similarity hidden"] = lambda draw: blind(seen[draw.place, draw.seed])
     policies["best fixed plan of the other sets"] = regret.best_fixed(draws)

@@ -83,6 +83,22 @@ def study(lines: Iterable[Mapping[str, Any]]) -> list[Draw]:
     ]  # fmt: skip
 
 
+def studies(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Draw]]:
+    """Returns the usable draws of each network by its title, the network of most draws first."""
+    by_network: dict[str, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        by_network.setdefault(title(line["protocol"]), []).append(line)
+    found = {name: usable(study(of)) for name, of in by_network.items()}
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def title(protocol: Mapping[str, Any]) -> str:
+    """Returns what a network of a protocol is called: name, arguments, input and weights."""
+    arguments = f" {protocol['backbone_args']}" if protocol["backbone_args"] else ""
+    weights = protocol["weights"] or "own weights"
+    return f"{protocol['backbone']}{arguments} at {protocol['image_size']} px, {weights}"
+
+
 def usable(draws: Iterable[Draw]) -> list[Draw]:
     """Returns the draws of which enough is known: most plans, at a number that two sets have."""
     rich = [draw for draw in draws if len(draw.accuracies) >= FEWEST_PLANS]
@@ -100,9 +116,16 @@ def cells(draws: Iterable[Draw]) -> list[experience.Cell]:
     ]
 
 
-def learnt_without(draws: Sequence[Draw]) -> dict[str, experience.Experience]:
-    """Returns, for each set, what the other sets teach."""
-    known = cells(draws)
+def learnt_without(
+    draws: Sequence[Draw], teachers: Sequence[Draw] | None = None
+) -> dict[str, experience.Experience]:
+    """Returns, for each set, what the other sets teach.
+
+    Args:
+        draws: Whose sets are left out, one by one.
+        teachers: What is learnt from: these draws unless given.
+    """
+    known = cells(draws if teachers is None else teachers)
     return {name: experience.without(known, name) for name in sorted({d.place[0] for d in draws})}
 
 
@@ -179,8 +202,8 @@ def advised(
     """
 
     def pick(draw: Draw) -> str:
-        gains = _gains(draw, learnt[draw.place[0]])
-        order = advisor.ranked(gains)
+        learned = learnt[draw.place[0]]
+        order = advisor.ordered(_gains(draw, learned), draw.evidence, learned)
         if race and len(order) > 1 and all(name in draw.errors for name in order[:2]):
             first, second = (draw.errors[name].astype(float) for name in order[:2])
             return order[1] if choosing.choose_point(np.stack([second, first])) == 0 else order[0]
@@ -197,7 +220,7 @@ def confidences(
     for draw in draws:
         learned = learnt[draw.place[0]]
         gains = _gains(draw, learned)
-        chosen = advisor.ranked(gains)[0]
+        chosen = advisor.ordered(gains, draw.evidence, learned)[0]
         best = max(draw.accuracies.values())
         said.append(
             (

@@ -2,7 +2,8 @@
 
 The source text's four cases (S12) say what the evidence amounts to. What is done about it follows
 from measured experience with the candidates on sets of images that the plan was not chosen on;
-where the two disagree, the plan says so.
+where the two disagree, the plan says so. Where images lie nearer to the source than any of that
+experience, the text decides.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from finetune_kit.strategy import explaining, phases, plans
 # A difference in expected accuracy that is not worth a dearer plan; half of what the regret of a
 # good adviser is allowed to be.
 TIE = 0.0025
+TEXT_FIRST = "head"  # the candidate of S12's first case
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,8 @@ def advise(
         checks.one_of("plan", plan, built)
         gains.setdefault(plan, 0.0)
     affordable = {name: gain for name, gain in gains.items() if built[name]} or gains
-    order = [*([plan] if plan else []), *(name for name in ranked(affordable) if name != plan)]
+    others = (name for name in ordered(affordable, evidence, experience) if name != plan)
+    order = [*([plan] if plan else []), *others]
     chosen, second = order[0], order[1] if len(order) > 1 else None
     full = ways[chosen].phases(setting.groups, setting.tuning, shift=evidence.shift)
     sequence = built[chosen] or full
@@ -149,10 +152,40 @@ def advise(
         seconds=setting.costs.total(sequence, evidence.images) if setting.costs else None,
         budget=setting.budget,
         confidence=experience.confidence(gains, chosen),
-        because=because if plan else "",
+        because=because if plan else _text(chosen, evidence, experience),
     )
     decisions = explaining.explain(choice, evidence, setting.why, experience)
     return Plan(choice=choice, decisions=decisions, evidence=evidence)
+
+
+def ordered(
+    gains: Mapping[str, float],
+    evidence: evidence_lib.Evidence,
+    experience: experience_lib.Experience,
+) -> list[str]:
+    """Returns candidates in the order in which they are preferred on evidence.
+
+    It is that of their expected gains (`ranked`), but for images that lie nearer to the source than
+    any that experience has seen: there the source text's first case decides, few images of what the
+    backbone knows, which tunes the head alone (S12).
+
+    Args:
+        gains: Candidate to expected gain in accuracy; at least one.
+        evidence: What is known of the images.
+        experience: What the gains follow from.
+    """
+    order = ranked(gains)
+    if TEXT_FIRST in order and follows_text(evidence, experience):
+        order.remove(TEXT_FIRST)
+        order.insert(0, TEXT_FIRST)
+    return order
+
+
+def follows_text(evidence: evidence_lib.Evidence, experience: experience_lib.Experience) -> bool:
+    """Returns whether the text's first case decides, for want of experience."""
+    near = evidence.similarity is not None and evidence.similarity.value >= evidence_lib.SIMILAR
+    little = evidence.amount in ("few", "little")
+    return near and little and not experience.covers(evidence)
 
 
 def ranked(gains: Mapping[str, float]) -> list[str]:
@@ -170,6 +203,15 @@ def ranked(gains: Mapping[str, float]) -> list[str]:
     first = min(close, key=lambda name: (ways[name].work, -gains[name]))
     rest = sorted((name for name in gains if name != first), key=lambda name: -gains[name])
     return [first, *rest]
+
+
+def _text(
+    chosen: str, evidence: evidence_lib.Evidence, experience: experience_lib.Experience
+) -> str:
+    """Returns why the source text decided, "" if it did not."""
+    if chosen != TEXT_FIRST or not follows_text(evidence, experience):
+        return ""
+    return "nearer to the source than any images of the experience, so the source text decides"
 
 
 def _possible(

@@ -73,6 +73,15 @@ class Experience:
             for name, weights in self.weights.items()
         }
 
+    def covers(self, evidence: evidence_lib.Evidence) -> bool:
+        """Returns whether images are no nearer to the source than all that was learnt from.
+
+        Nearer is what lies nearer with its whole interval. Farther images are what the slopes point
+        to, and count as the farthest; towards the source gains end, and nothing says where.
+        """
+        nearest = 1 - self.low[FEATURES.index("distance")]
+        return evidence.similarity is None or evidence.similarity.low <= nearest
+
     def confidence(self, gains: Mapping[str, float], chosen: str) -> float:
         """Returns the probability that `chosen` ends within a point of the best candidate.
 

@@ -164,3 +164,32 @@ def test_it_is_written_as_json() -> None:
     assert written["expected_gains"]["by_depth"] == 0.05
     assert written["evidence"]["amount"] == "little"
     assert len(written["decisions"]) >= 10
+
+
+def near(low, **values):
+    return evidence(similarity=metrics.Estimate((low + 1) / 2, low, 1.0), fit=0.7, **values)
+
+
+@pytest.mark.parametrize(
+    ("known", "chosen"),
+    [
+        (near(0.9), "head"),
+        (near(0.7), "by_depth"),  # an experience has seen images as near as 0.75
+        (near(0.9, images=5000, per_class=500), "by_depth"),  # much data: not the text's first case
+        (evidence(similarity=None), "by_depth"),
+    ],
+)
+def test_nearer_than_any_experience_the_source_text_decides(known, chosen) -> None:
+    learned = dataclasses.replace(experience(by_depth=0.05), low=(-9, 0, 0.25, -1))
+    plan = advisor.advise(known, SETTING, experience=learned)
+    assert plan.candidate.name == chosen
+    said = reason_of(plan, "method")
+    assert ("source text decides" in said) == (chosen == "head")
+    assert plan.runner_up.name != chosen
+
+
+def test_a_plan_that_was_named_is_taken_though_the_source_text_would_decide() -> None:
+    learned = dataclasses.replace(experience(by_depth=0.05), low=(-9, 0, 0.25, -1))
+    plan = advisor.advise(near(0.9), SETTING, plan="by_depth", experience=learned)
+    assert plan.candidate.name == "by_depth"
+    assert plan.runner_up.name == "head"

@@ -7,7 +7,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune_kit import checks, features
+from finetune_kit import checks, cores, features
 from finetune_kit.features import heads
 
 
@@ -118,5 +118,32 @@ def test_the_expected_time_grows_with_values_and_classes_and_falls_with_the_fold
         2 * (few - heads.SECONDS_AT_LEAST)
     )
     many = heads.SINGLE_FOLD_VALUES // 100
-    below, above = (heads.expected_seconds(n, 100, 5) for n in (many, many + 1))
+    below, above = (
+        heads.expected_seconds(n, 100, 5) - heads.SECONDS_AT_LEAST for n in (many, many + 1)
+    )
     assert below > 4 * above
+
+
+def test_small_products_use_one_thread_of_linear_algebra_and_large_ones_all(monkeypatch) -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads():
+        return [lib["num_threads"] for lib in threadpoolctl.threadpool_info()
+                if lib["user_api"] == "blas"]  # fmt: skip
+
+    before = threads()
+    seen = {}
+    for name, size in (("small", 1e6), ("large", 1e12)):
+        with cores.blas_threads(size):
+            seen[name] = threads()
+    assert set(seen["small"]) == {1}
+    assert seen["large"] == before == threads()
+    inside = []
+    monkeypatch.setattr(heads, "_fit", lambda *args, **kwargs: inside.append(threads()) or _stop())
+    with pytest.raises(KeyError):
+        heads.solve_head(np.eye(8, dtype=np.float32), np.arange(8) % 2, num_classes=2)
+    assert set(inside[0]) == {1}
+
+
+def _stop():
+    raise KeyError

@@ -25,6 +25,7 @@ TIMED, REPEATS = 64, 3  # images of a forward pass that is timed, and how often 
 # run besides forward passes: measured on networks of 27 to 190 layers.
 TRACE = 6.0
 EXPORT = 1.5
+IMAGENET_CLASSES = 1000
 WIDER = 2  # features of the last three stages by those of the last one: each is half as wide
 
 
@@ -105,7 +106,17 @@ def counted(loaded: "loading.Loaded[Any]") -> evidence.Evidence:
         classes=images.num_classes,
         parameters=backbone.model.count_params(),
         pretrained=backbone.weights != "none",
+        source_classes=_source_classes(backbone),
     )
+
+
+def _source_classes(backbone: "Backbone") -> int | None:
+    """Returns how many classes a backbone's source has, None if nothing says so."""
+    if backbone.source_classes:
+        return backbone.source_classes
+    if backbone.card is not None and backbone.card.class_names:
+        return len(backbone.card.class_names)
+    return IMAGENET_CLASSES if backbone.weights == "imagenet" else None
 
 
 def candidate(config: "settings.Source", name: str) -> "tuple[str, TaskFit, float | None]":
@@ -115,11 +126,14 @@ def candidate(config: "settings.Source", name: str) -> "tuple[str, TaskFit, floa
         config: Names the images; its backbone is that of a weights file.
         name: A backbone, or a weights file for `config.backbone`.
     """
-    own = (
-        dataclasses.replace(config, weights=name)
-        if pathlib.Path(name).is_file()
-        else dataclasses.replace(config, backbone=name, weights="", backbone_args="")
-    )
+    is_own = backbones.catalogue.is_own(name)
+    if pathlib.Path(name).is_file() and not is_own:
+        own = dataclasses.replace(config, weights=name)
+    else:
+        expected = config.preprocessing if is_own else ""
+        own = dataclasses.replace(
+            config, backbone=name, weights="", backbone_args="", preprocessing=expected
+        )
     loaded = loading.load(own)
     backbone = loaded.classifier.backbone
     published = backbones.published.top1(backbone.name, arguments=backbone.arguments)
@@ -196,9 +210,5 @@ def _shares(backbone: "Backbone") -> tuple[float, ...]:
     """Returns the share of every stage in the operations of a forward pass."""
     from finetune_kit.backbones import flops
 
-    model = backbone.model
-    work = [
-        sum(flops.flops(model.get_layer(name)) for name in stage.layers)
-        for stage in backbone.stages
-    ]
+    work = flops.by_stage(backbone)
     return tuple(part / max(1, sum(work)) for part in work)

@@ -115,9 +115,8 @@ def main(argv: list[str]) -> int:
         advice_page.write(lines, config.output, records.latest(records.load(config.peers)))
         console.say(f"page  {config.output}")
     if config.learn:
-        # Of one network: the others show what its experience is worth to networks not seen.
-        first = next(iter(regret.studies(lines).values()))
-        experience.write(experience.learn(regret.cells(first)))
+        known = [draw for draws in regret.studies(lines).values() for draw in draws]
+        experience.write(experience.learn(regret.cells(known)))
         console.say(f"experience  {experience.FILE}")
     return INCOMPLETE if failures else 0
 

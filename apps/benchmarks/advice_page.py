@@ -30,15 +30,12 @@ def write(lines: Lines, output: str | os.PathLike[str], peers: Sequence[records.
     """
     path = pathlib.Path(output)
     studies = {n: draws for n, draws in regret.studies(lines).items() if _complete(draws)}
-    teachers = next(iter(studies.values()), [])
     parts = [
         "# Does the advice help?",
         _how(lines),
         *(
-            _study(
-                name, draws, teachers, path, [row for row in peers if _peer_protocol(row) == name]
-            )
-            for name, draws in studies.items()
+            _study(name, studies, path, [row for row in peers if _peer_protocol(row) == name])
+            for name in studies
         ),
         _methods(studies),
         _machines(lines),
@@ -58,8 +55,8 @@ def _how(lines: Lines) -> str:
         f"({runs} trained networks).\n\n"
         "Every candidate was trained on every draw of the images, and scored once on the set's "
         "test split. The advisor learns from the other sets only: no figure below comes from a "
-        "set that its advice was learnt on, and it learns from the first network alone: on the "
-        "others, network and set are new to it. Regret is the accuracy of the oracle minus that of "
+        'set that its advice was learnt on, and for "network not seen" none from a network '
+        "either. Regret is the accuracy of the oracle minus that of "
         "the policy; the oracle knows the test splits of the other seeds of a cell and chooses "
         "by them, so that the luck of a seed helps nobody. With a single seed it chooses by that "
         "seed itself, which flatters the oracle. Intervals are 95 %."
@@ -72,13 +69,13 @@ def _peer_protocol(row: records.Row) -> str:
 
 def _study(
     name: str,
-    draws: Sequence[regret.Draw],
-    teachers: Sequence[regret.Draw],
+    studies: Mapping[str, Sequence[regret.Draw]],
     path: pathlib.Path,
     peers: Sequence[records.Row],
 ) -> str:
-    learnt = regret.learnt_without(draws, teachers)
-    policies = _policies(draws, teachers, learnt)
+    draws = studies[name]
+    learnt = regret.learnt_without(draws, [d for of in studies.values() for d in of])
+    policies = _policies(name, studies, learnt)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     figure = path.with_name(f"{path.stem}-{slug}.svg")
     found = {title: regret.losses(draws, pick) for title, pick in policies.items()}
@@ -104,18 +101,21 @@ def _study(
 
 
 def _policies(
-    draws: Sequence[regret.Draw],
-    teachers: Sequence[regret.Draw],
+    name: str,
+    studies: Mapping[str, Sequence[regret.Draw]],
     learnt: Mapping[str, experience.Experience],
 ) -> dict[str, regret.Pick]:
     """Returns the policies that choose."""
+    draws, others = studies[name], [d for n, of in studies.items() if n != name for d in of]
     policies: dict[str, regret.Pick] = {"auto": regret.advised(draws, learnt)}
     if any(draw.errors for draw in draws):
         policies["auto with a race"] = regret.advised(draws, learnt, race=True)
+    if len({draw.place[0] for draw in others}) > 2:
+        unseen = regret.learnt_without(draws, others)
+        policies["auto, network not seen"] = regret.advised(draws, unseen)
     hidden = regret.without_similarity(draws)
-    blind = regret.advised(
-        hidden, regret.learnt_without(hidden, regret.without_similarity(teachers))
-    )
+    teachers = regret.without_similarity([*draws, *others])
+    blind = regret.advised(hidden, regret.learnt_without(hidden, teachers))
     seen = {(draw.place, draw.seed): draw for draw in hidden}
     policies["auto, similarity hidden"] = lambda draw: blind(seen[draw.place, draw.seed])
     policies["best fixed plan of the other sets"] = regret.best_fixed(draws)

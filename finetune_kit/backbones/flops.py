@@ -1,9 +1,12 @@
 """Floating-point operations of a forward pass, from the shapes of the graph."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
+
+if TYPE_CHECKING:
+    from finetune_kit.backbones import types
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -33,6 +36,14 @@ def flops(layer: Any) -> int:
     if isinstance(layer, keras.layers.Dense):
         return 2 * _positions(layer.output) * math.prod(layer.kernel.shape)
     return 0
+
+
+def by_stage(backbone: "types.Backbone") -> tuple[int, ...]:
+    """Returns the operations of every stage of a network for one image, from input to output."""
+    return tuple(
+        sum(flops(backbone.model.get_layer(name)) for name in stage.layers)
+        for stage in backbone.stages
+    )
 
 
 def _positions(tensor: Any) -> int:

@@ -182,10 +182,15 @@ def ordered(
 
 
 def follows_text(evidence: evidence_lib.Evidence, experience: experience_lib.Experience) -> bool:
-    """Returns whether the text's first case decides, for want of experience."""
+    """Returns whether the text's first case decides, for want of experience.
+
+    The images have to look like the source's, and the features to tell them apart: a backbone that
+    has learnt little is near to many images and of no use to them.
+    """
     near = evidence.similarity is not None and evidence.similarity.value >= evidence_lib.SIMILAR
+    fitting = evidence.fit is not None and evidence.fit >= evidence_lib.FITTING
     little = evidence.amount in ("few", "little")
-    return near and little and not experience.covers(evidence)
+    return near and fitting and little and not experience.covers(evidence)
 
 
 def ranked(gains: Mapping[str, float]) -> list[str]:

@@ -39,15 +39,9 @@ class Costs:
             checks.in_range(name, getattr(self, name), 0.0)
 
     def step(self, open_stages: Sequence[bool]) -> float:
-        """Returns seconds of training an image, with those stages open that are said to be.
-
-        The backward pass ends at the first open stage; a frozen stage that it crosses has no
-        weights to differentiate.
-        """
-        first = next((i for i, opened in enumerate(open_stages) if opened), len(open_stages))
-        crossed = zip(open_stages[first:], self.shares[first:], strict=True)
-        backward = sum(share * (BACKWARD if opened else BACKWARD / 2) for opened, share in crossed)
-        return self.forward * (1 + backward)
+        """Returns seconds of training an image, with those stages open that are said to be."""
+        forward, backward = operations(self.shares, open_stages, kept=False)
+        return self.forward * (forward + backward)
 
     def train(self, plan: Sequence[phases.Phase], images: int) -> float:
         """Returns seconds of training by a sequence of phases, tracing included."""
@@ -71,6 +65,25 @@ class Costs:
         fixed = self.total((*plan[:-1], once), images)
         each = self.train((once,), images) - self.trace
         return max(0, 1 + math.floor((budget - fixed) / each))
+
+
+def operations(
+    sizes: Sequence[float], open_stages: Sequence[bool], *, kept: bool
+) -> tuple[float, float]:
+    """Returns the operations of the forward and the backward pass of a step.
+
+    The backward pass ends at the first open stage; a frozen stage that it crosses has no weights
+    to differentiate.
+
+    Args:
+        sizes: Operations of every stage's forward pass, from input to output.
+        open_stages: Whether each trains.
+        kept: Whether the stages before the first open one are not run.
+    """
+    first = next((i for i, opened in enumerate(open_stages) if opened), len(open_stages))
+    crossed = zip(open_stages[first:], sizes[first:], strict=True)
+    backward = sum(size * (BACKWARD if opened else BACKWARD / 2) for opened, size in crossed)
+    return float(sum(sizes[first if kept else 0 :])), float(backward)
 
 
 def steps(images: int, batch_size: int, epochs: int) -> int:

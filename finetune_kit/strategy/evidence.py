@@ -35,6 +35,7 @@ class Evidence:
         classes: C.
         parameters: Parameters of the backbone.
         pretrained: Whether the backbone has learnt anything.
+        source_classes: How many classes it has learnt to tell apart; None if unknown.
         similarity: In [0, 1], 1 as near as the source itself; None if unknown.
         shift: Where the images depart: "input", "middle", "semantic", "none" or "unknown".
         fit: Accuracy of a linear probe on the last stage, cross-validated, between chance (0) and
@@ -50,6 +51,7 @@ class Evidence:
     classes: int
     parameters: int = 0
     pretrained: bool = True
+    source_classes: int | None = None
     similarity: metrics.Estimate | None = None
     shift: str = "unknown"
     fit: float | None = None

@@ -21,7 +21,7 @@ from finetune_kit.strategy import evidence as evidence_lib
 
 FILE = pathlib.Path(__file__).parent / "experience.json"
 REFERENCE = "deep_head"  # gains are over it: the cheapest plan, which every cell has
-FEATURES = ("labels", "misfit", "distance", "depth")
+FEATURES = ("labels", "misfit", "distance", "depth", "breadth")
 LABELS_AT = 20.0  # images a class at which the feature `labels` is 0
 # Weight of the prior that a feature does not matter, in draws. With three seeds and two numbers of
 # labels a set, a slope needs the support of several sets.
@@ -49,9 +49,9 @@ class Experience:
     """What was learnt from cells.
 
     Attributes:
-        centre, scale: Of the features, each float [4], in the order of `FEATURES`.
+        centre, scale: Of the features, each float [5], in the order of `FEATURES`.
         low, high: The range that was measured; evidence beyond it counts as its end.
-        weights: Candidate to intercept and slopes, float [5], in accuracy.
+        weights: Candidate to intercept and slopes, float [6], in accuracy.
         residuals: One mapping a left-out cell: candidate to measured minus predicted gain.
         cells: Number of cells.
     """
@@ -186,10 +186,12 @@ def _gains(cell: Cell) -> dict[str, float]:
 
 
 def _features(evidence: evidence_lib.Evidence, unknown: Sequence[float] | None) -> np.ndarray:
-    """Returns `FEATURES`, float [4]; what is not known is `unknown`, or NaN.
+    """Returns `FEATURES`, float [5]; what is not known is `unknown`, or NaN.
 
     labels: doublings of the labels a class beyond `LABELS_AT`. misfit: 1 - task fit. distance: 1 -
-    similarity. depth: what the fit gains where the probe sees several stages.
+    similarity. depth: what the fit gains where the probe sees several stages. breadth: tenfolds of
+    the classes that the source told apart; features that had to tell few know less, and there is
+    more to gain by training them.
     """
     fit, deep = evidence.fit, evidence.deep_fit
     best = deep if deep is not None else fit
@@ -199,6 +201,7 @@ def _features(evidence: evidence_lib.Evidence, unknown: Sequence[float] | None) 
         math.nan if best is None else 1 - best,
         math.nan if similarity is None else 1 - similarity,
         math.nan if fit is None or deep is None else deep - fit,
+        math.log10(evidence.source_classes) if evidence.source_classes else math.nan,
     ])  # fmt: skip
     return row if unknown is None else np.where(np.isnan(row), unknown, row)
 

@@ -142,8 +142,8 @@ def test_a_race_lets_the_runner_up_win_where_it_is_clearly_better() -> None:
         return regret.advised(raced, learnt, race=True)(draw)
 
     order = experience.Experience(
-        (0,) * 4, (1,) * 4, (0,) * 4, (0,) * 4,
-        {"by_depth": (0.05, 0, 0, 0, 0), "bold_finetune": (0.04, 0, 0, 0, 0)}, (), 1,
+        (0,) * 5, (1,) * 5, (0,) * 5, (0,) * 5,
+        {"by_depth": (0.05, *[0] * 5), "bold_finetune": (0.04, *[0] * 5)}, (), 1,
     )  # fmt: skip
     pick = regret.advised(raced, dict.fromkeys(SETS, order), race=True)
     assert {draw.place[0]: pick(draw) for draw in raced} == {
@@ -340,8 +340,8 @@ def test_the_page_is_written_from_the_rows_alone(tmp_path, capsys) -> None:
 def test_the_study_of_the_kit_stands_beside_its_page() -> None:
     docs = pathlib.Path(__file__).parents[2] / "docs"
     found = [json.loads(row) for row in (docs / "results/advice.jsonl").read_text().splitlines()]
-    first = next(iter(regret.studies(advice.latest(found)).values()))
-    learned = experience.learn(regret.cells(first))
+    draws = [d for of in regret.studies(advice.latest(found)).values() for d in of]
+    learned = experience.learn(regret.cells(draws))
     known = experience.read()
     assert known.cells == learned.cells
     for name, weights in learned.weights.items():

@@ -27,8 +27,8 @@ def experience(residuals=({},), **gains):
     """Returns experience in which the gain over the reference does not depend on the evidence."""
     known = dict.fromkeys(CANDIDATES, -0.1) | {"deep_head": 0.0} | gains
     return Experience(
-        centre=(0,) * 4, scale=(1,) * 4, low=(-9, 0, 0, -1), high=(9, 1, 1, 1),
-        weights={name: (gain, 0, 0, 0, 0) for name, gain in known.items()},
+        centre=(0,) * 5, scale=(1,) * 5, low=(-9, 0, 0, -1, 0), high=(9, 1, 1, 1, 9),
+        weights={name: (gain, 0, 0, 0, 0, 0) for name, gain in known.items()},
         residuals=tuple(residuals), cells=10,
     )  # fmt: skip
 
@@ -65,7 +65,8 @@ def test_of_plans_that_are_expected_to_be_as_good_the_cheapest_is_advised() -> N
 
 def test_gains_that_depend_on_the_evidence_change_the_plan() -> None:
     known = experience()
-    slopes = {**known.weights, "bold_finetune": (0.0, 0, 0.2, 0, 0), "by_depth": (0.03, 0, 0, 0, 0)}
+    slopes = {**known.weights, "bold_finetune": (0.0, 0, 0.2, 0, 0, 0),
+              "by_depth": (0.03, 0, 0, 0, 0, 0)}  # fmt: skip
     known = dataclasses.replace(known, weights=slopes)
     near, far = evidence(deep_fit=0.95), evidence(deep_fit=0.2)
     names = [advisor.advise(e, SETTING, experience=known).candidate.name for e in (near, far)]
@@ -177,10 +178,11 @@ def near(low, **values):
         (near(0.7), "by_depth"),  # an experience has seen images as near as 0.75
         (near(0.9, images=5000, per_class=500), "by_depth"),  # much data: not the text's first case
         (evidence(similarity=None), "by_depth"),
+        (dataclasses.replace(near(0.9), fit=0.5), "by_depth"),  # near, but of no use
     ],
 )
 def test_nearer_than_any_experience_the_source_text_decides(known, chosen) -> None:
-    learned = dataclasses.replace(experience(by_depth=0.05), low=(-9, 0, 0.25, -1))
+    learned = dataclasses.replace(experience(by_depth=0.05), low=(-9, 0, 0.25, -1, 0))
     plan = advisor.advise(known, SETTING, experience=learned)
     assert plan.candidate.name == chosen
     said = reason_of(plan, "method")
@@ -189,7 +191,7 @@ def test_nearer_than_any_experience_the_source_text_decides(known, chosen) -> No
 
 
 def test_a_plan_that_was_named_is_taken_though_the_source_text_would_decide() -> None:
-    learned = dataclasses.replace(experience(by_depth=0.05), low=(-9, 0, 0.25, -1))
+    learned = dataclasses.replace(experience(by_depth=0.05), low=(-9, 0, 0.25, -1, 0))
     plan = advisor.advise(near(0.9), SETTING, plan="by_depth", experience=learned)
     assert plan.candidate.name == "by_depth"
     assert plan.runner_up.name == "head"

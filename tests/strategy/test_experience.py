@@ -9,11 +9,11 @@ from finetune_kit.strategy import experience
 from finetune_kit.strategy.evidence import Evidence
 
 
-def cell(group, *, per_class=20, fit=0.5, deep=0.0, similarity=0.7, **accuracies):
+def cell(group, *, per_class=20, fit=0.5, deep=0.0, similarity=0.7, classes=None, **accuracies):
     near = None if similarity is None else metrics.Estimate(similarity, similarity, similarity)
     found = Evidence(
         images=10 * per_class, per_class=per_class, classes=10, similarity=near, fit=fit,
-        deep_fit=fit + deep,
+        deep_fit=fit + deep, source_classes=classes,
     )  # fmt: skip
     return experience.Cell(group, found, {"deep_head": 0.5, **accuracies})
 
@@ -27,6 +27,7 @@ def random_cells(count=12):
             fit=float(generator.uniform(0.2, 0.9)),
             deep=float(generator.uniform(-0.05, 0.1)),
             similarity=float(generator.uniform(0.3, 0.9)),
+            classes=int(generator.choice([10, 1000])),
             finetune=float(generator.uniform(0.4, 0.9)),
         )
         for i in range(count)
@@ -37,7 +38,8 @@ def test_gains_are_those_of_a_ridge_regression_on_standardised_features() -> Non
     cells = random_cells()
     rows = np.array([
         [np.log2(c.evidence.per_class / 20), 1 - c.evidence.deep_fit,
-         1 - c.evidence.similarity.value, c.evidence.deep_fit - c.evidence.fit]
+         1 - c.evidence.similarity.value, c.evidence.deep_fit - c.evidence.fit,
+         np.log10(c.evidence.source_classes)]
         for c in cells
     ])  # fmt: skip
     standard = (rows - rows.mean(axis=0)) / rows.std(axis=0)
@@ -82,7 +84,7 @@ def test_what_is_not_known_counts_as_average() -> None:
 
 def test_confidence_is_the_share_of_left_out_cells_in_which_the_plan_holds() -> None:
     learned = experience.Experience(
-        centre=(0,) * 4, scale=(1,) * 4, low=(0,) * 4, high=(0,) * 4, weights={},
+        centre=(0,) * 5, scale=(1,) * 5, low=(0,) * 5, high=(0,) * 5, weights={},
         residuals=({"a": 0.0, "b": 0.0}, {"a": 0.0, "b": 0.05}, {"a": 0.0, "b": 0.029}), cells=3,
     )  # fmt: skip
     # a is 2 points ahead: the second residual puts b 3 points ahead, the third 0.9 points.

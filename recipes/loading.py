@@ -70,6 +70,7 @@ def load(config: C) -> Loaded[C]:
             validation_fraction=config.validation_fraction,
             max_bad_fraction=config.max_bad_fraction,
             cache_mb=config.cache_mb,
+            cache_dir=config.cache_dir,
             progress=bar.advance,
         )
     with timed(seconds, "backbone"):
@@ -88,7 +89,7 @@ def load(config: C) -> Loaded[C]:
 
 def load_backbone(config: settings.Source, *, weights: str) -> "Backbone":
     """Returns the network that the settings name, with weights of any kind."""
-    return backbones.load(
+    backbone = backbones.load(
         config.backbone,
         image_size=config.image_size,
         weights=weights,
@@ -96,7 +97,11 @@ def load_backbone(config: settings.Source, *, weights: str) -> "Backbone":
         precision=config.precision,
         seed=config.seed,
         source_card=config.source_card,
+        preprocessing=config.preprocessing,
     )
+    if config.dense_top == backbones.catalogue.KEPT:
+        return backbones.keep_dense(backbone)
+    return backbone
 
 
 def attach(

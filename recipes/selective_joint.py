@@ -94,7 +94,7 @@ def run(config: Config) -> "results.Report":
         f"in {companion.num_classes} classes: {config.selection}, {config.neighbours} for each"
     )
     left_out = [f"{file.name} of the source was left out: {file.reason}" for file in source.bad]
-    job = dataclasses.replace(job, notes=(*job.notes, note, *left_out))
+    job = dataclasses.replace(job, notes=(*job.notes, note, *source.warnings, *left_out))
     return job.carry_out(phases(job.config, job.groups), companion=companion)
 
 
@@ -108,6 +108,7 @@ def _load(config: Config) -> "Pool":
             seed=config.seed,
             max_bad_fraction=config.max_bad_fraction,
             cache_mb=config.cache_mb,
+            cache_dir=config.cache_dir,
             progress=bar.advance,
         )
 

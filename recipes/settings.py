@@ -6,6 +6,7 @@ at once.
 
 import ast
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -100,9 +101,28 @@ class Source:
         low=0.0, high=1.0,
     )  # fmt: skip
     cache_mb: int = option("Memory for decoded images in MiB; beyond it they stream.", 2048, low=0)
-    backbone: str = option("Network to start from; `finetune-kit backbones` lists all.", "bundled")
+    cache_dir: str = option(
+        "Where decoded images that do not fit into memory are kept; empty decodes them again for "
+        "every batch.",
+        "",
+    )
+    backbone: str = option(
+        "Network to start from; `finetune-kit backbones` lists all. Or a .keras file of your own.",
+        "bundled",
+    )
     weights: str = option(
-        "imagenet, none, or a weights file; empty is the bundled file, or imagenet.", ""
+        "imagenet, none, or a weights file; empty is the bundled file, the .keras file's own, or "
+        "imagenet.",
+        "",
+    )
+    preprocessing: str = option(
+        "What the model in a .keras file expects; empty is raw values from 0 to 255.", "",
+        choices=("", *catalogue.PREPROCESSING),
+    )  # fmt: skip
+    dense_top: str = option(
+        "Hidden dense layers behind the features, as VGG has: left out, or kept as convolutions.",
+        catalogue.DENSE_TOPS[0],
+        choices=catalogue.DENSE_TOPS,
     )
     backbone_args: str = option("Arguments of the network, as in alpha=0.25.", "")
     source_card: str = option(
@@ -122,10 +142,23 @@ class Source:
     def __post_init__(self) -> None:
         check_options(self)
         catalogue.image_size(self.backbone, self.image_size)
+        catalogue.refuse_unfit(
+            self.backbone, weights=self.weights, preprocessing=self.preprocessing
+        )
         self.arguments()
         _needed("data", self.data, "a folder of images")
         data.check_source(self.data, self.data_dir or None)
+        if os.path.exists(self.cache_dir) and not os.path.isdir(self.cache_dir):
+            raise checks.ConfigError(
+                "--cache_dir needs a folder. "
+                f"Received: cache_dir={self.cache_dir!r}, which is none."
+            )
         check_weights(self.weights)
+        if self.source_card and self.dense_top == catalogue.KEPT:
+            raise checks.ConfigError(
+                "A source card is of a network without its dense layers. Received: "
+                f"source_card={self.source_card!r}, dense_top={self.dense_top!r}. Leave one out."
+            )
         if self.source_card and not pathlib.Path(self.source_card).is_file():
             raise checks.WeightsError(
                 "--source_card needs a file. "
@@ -181,6 +214,13 @@ class Training:
     decay_k: float = option("k in lr0 / (1 + k t), for schedule=fractional.", 0.5, low=0.0)
     weight_decay: float = option("Decoupled weight decay.", 0.01, low=0.0, high=1.0)
     augment: str = option("Strength of the augmentation.", "light", choices=AUGMENTATIONS)
+    views: int = option(
+        "Augmented views an image, so that frozen stages run once a view; 0 draws new ones "
+        "every epoch.", 0, low=0,
+    )  # fmt: skip
+    keep_activations: bool = option(
+        "Keep what frozen stages make of an image, where it stays the same over epochs.", True
+    )
     batch_norm: str = option(
         "Whether BatchNorm layers of trained stages learn.", "frozen",
         choices=phases.BATCH_NORM,

@@ -23,5 +23,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "load_pool": "pools",
         "paired_batches": "pairs",
         "steps_per_epoch": "pipeline",
+        "view_batches": "pipeline",
     },
 )

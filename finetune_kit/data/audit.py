@@ -5,17 +5,20 @@ import concurrent.futures
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from finetune_kit import checks, cores
-from finetune_kit.data import decode, folder, listing, types
+from finetune_kit.data import decode, folder, listing, pixelfile, types
 
 CHUNK = 32  # images a task: large beside the cost of a task, small beside a progress bar's step
 SHOWN = 3  # examples in a message
 # Pictures that the decoder does not take, so that a person may not know that they are left out.
 OTHER_PICTURES = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".ico")
 Progress = Callable[[int], None]
+Keep = Callable[[int, np.ndarray], None]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +27,20 @@ class Decoded:
 
     Attributes:
         good: bool [n], whether an image could be decoded.
-        digests: n SHA-256 of the content; empty bytes where an image could not be read.
+        digests: uint8 [n, 32], SHA-256 of the content; zeros where an image could not be read.
         short_sides: int64 [n], pixels of the originals, 0 where an image could not be decoded.
         bad: Those that could not, and why.
-        cache: uint8 [n, s, s, 3], zeros where an image could not be decoded; None if not kept.
+        cache: uint8 [n, s, s, 3], zeros where an image could not be decoded; or a file that holds
+            it; None if pixels are not kept.
+        warnings: What a person should know.
     """
 
     good: np.ndarray
-    digests: tuple[bytes, ...]
+    digests: np.ndarray
     short_sides: np.ndarray
     bad: tuple[types.BadFile, ...]
-    cache: np.ndarray | None
+    cache: np.ndarray | pixelfile.PixelFile | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def median_side(self) -> int:
@@ -42,47 +48,35 @@ class Decoded:
         return int(np.median(self.short_sides[self.good]))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Image:
-    digest: bytes = b""
-    short_side: int = 0
-    reason: str = ""
-
-
 def decode_all(
-    found: listing.Listing, size: int, *, cache_mb: int, progress: Progress | None = None
+    found: listing.Listing,
+    size: int,
+    *,
+    cache_mb: int,
+    cache_dir: str = "",
+    progress: Progress | None = None,
 ) -> Decoded:
     """Decodes every image once, on all cores.
+
+    Images whose pixels an earlier run left in `cache_dir` are read and hashed, but not decoded.
 
     Args:
         found: n images.
         size: Side s in pixels of what is kept.
-        cache_mb: Pixels are kept if they need no more than this many MiB.
-        progress: Called with the number of images that were decoded since the last call.
+        cache_mb: Pixels are kept in memory if they need no more than this many MiB.
+        cache_dir: Folder for a file with the pixels if they need more; empty keeps none.
+        progress: Called with the number of images that were dealt with since the last call.
     """
-    n = len(found)
-    fits = n * size * size * 3 <= cache_mb * 2**20
-    cache = np.zeros((n, size, size, 3), np.uint8) if fits else None
-
-    def work(chunk: range) -> list[_Image]:
-        return [_one(found.reader, position, size, cache) for position in chunk]
-
-    images: list[_Image] = []
-    for done in _in_threads(work, [range(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]):
-        images += done
-        if progress is not None:
-            progress(len(done))
-    return Decoded(
-        good=np.array([not image.reason for image in images], bool),
-        digests=tuple(image.digest for image in images),
-        short_sides=np.array([image.short_side for image in images], np.int64),
-        bad=tuple(
-            types.BadFile(name, image.reason)
-            for name, image in zip(found.names, images, strict=True)
-            if image.reason
-        ),
-        cache=cache,
-    )
+    advance = progress or (lambda count: None)
+    if len(found) * size * size * 3 <= cache_mb * 2**20:
+        cache = np.zeros((len(found), size, size, 3), np.uint8)
+        return _decoded(found, _decode(found, size, cache.__setitem__, advance), cache)
+    if not cache_dir:
+        return _decoded(found, _decode(found, size, None, advance), None)
+    known, count = _known(found, pixelfile.candidates(cache_dir, len(found), size), advance)
+    if known is not None:
+        return _decoded(found, known.findings, known)
+    return _written(found, size, cache_dir, _beyond(count, advance))
 
 
 def refuse_bad(bad: Sequence[types.BadFile], listed: int, max_bad_fraction: float) -> None:
@@ -131,7 +125,7 @@ def left_out(ignored: Mapping[str, int]) -> list[str]:
 
 
 def copies(
-    digests: Sequence[bytes],
+    digests: np.ndarray,
     labels: np.ndarray,
     names: Sequence[str],
     parts: Mapping[str, np.ndarray],
@@ -139,15 +133,16 @@ def copies(
     """Returns warnings about exact copies: across splits, and under two labels.
 
     Args:
-        digests: n SHA-256 of the content.
+        digests: uint8 [n, 32], SHA-256 of the content.
         labels: int [n].
         names: n names.
         parts: The positions of each split.
     """
     groups: dict[bytes, list[tuple[str, int]]] = collections.defaultdict(list)
+    again = _again(digests, np.concatenate([*parts.values()]))
     for split, positions in parts.items():
-        for position in positions:
-            groups[digests[position]].append((split, int(position)))
+        for position in positions[again[positions]].tolist():
+            groups[digests[position].tobytes()].append((split, position))
     repeated = [group for group in groups.values() if len(group) > 1]
     leaks = [group for group in repeated if len({split for split, _ in group}) > 1]
     doubtful = [group for group in repeated if len({labels[place] for _, place in group}) > 1]
@@ -162,36 +157,154 @@ def copies(
     ]
 
 
-def fingerprint(found: listing.Listing, digests: Sequence[bytes]) -> str:
-    """Returns the SHA-256 of the sorted (name, label, content) of all images, hexadecimal."""
+def _again(digests: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Returns which images begin with eight bytes that come more than once, bool [n].
+
+    Nearly all images are told apart by them, so that few have to be looked at one by one.
+
+    Args:
+        digests: uint8 [n, 32].
+        positions: Images that count.
+    """
+    heads = np.ascontiguousarray(digests[:, :8]).view(np.uint64)[:, 0]
+    values = np.sort(heads[positions])
+    return np.isin(heads, values[1:][values[1:] == values[:-1]])
+
+
+def fingerprint(found: listing.Listing, digests: np.ndarray) -> str:
+    """Returns the SHA-256 of the sorted (name, label, content) of all images, hexadecimal.
+
+    Args:
+        found: n images.
+        digests: uint8 [n, 32], SHA-256 of the content; zeros count as no content.
+    """
     total = hashlib.sha256()
-    for name, label, digest in sorted(zip(found.names, found.labels, digests, strict=True)):
-        for part in (_encoded(name), _encoded(label), digest):
+    for i in sorted(range(len(found)), key=found.names.__getitem__):
+        content = digests[i].tobytes() if digests[i].any() else b""
+        for part in (_encoded(found.names[i]), _encoded(found.labels[i]), content):
             # Lengths keep ("ab", "c") and ("a", "bc") apart.
             total.update(len(part).to_bytes(8, "little") + part)
     return total.hexdigest()
 
 
-def _one(reader: listing.Reader, position: int, size: int, cache: np.ndarray | None) -> _Image:
+def _decode(
+    found: listing.Listing, size: int, keep: Keep | None, advance: Progress
+) -> pixelfile.Findings:
+    """Decodes every image, gives its pixels to `keep`, and returns what was found."""
+    n = len(found)
+    digests, short_sides = np.zeros((n, pixelfile.DIGEST), np.uint8), np.zeros(n, np.int64)
+    reasons: dict[int, str] = {}
+
+    def one(position: int) -> None:
+        try:
+            content = found.reader.read(position)
+            digests[position] = _digest(content)
+            image = decode.squeeze(content, size)
+        except OSError as error:
+            reasons[position] = error.strerror or str(error)
+            return
+        except decode.DecodeError as error:
+            reasons[position] = str(error)
+            return
+        short_sides[position] = image.short_side
+        if keep is not None:
+            keep(position, image.pixels)
+
+    def work(chunk: range) -> int:
+        for position in chunk:
+            one(position)
+        return len(chunk)
+
+    for done in _in_threads(work, _ranges(n)):
+        advance(done)
+    return pixelfile.Findings(digests, short_sides, reasons)
+
+
+def _known(
+    found: listing.Listing, files: Sequence[pixelfile.PixelFile], advance: Progress
+) -> tuple[pixelfile.PixelFile | None, int]:
+    """Returns the file that holds these images, if there is one, and how many were compared.
+
+    Reads and hashes image by image, until all are known or no file can be theirs any more.
+    """
+
+    def work(chunk: range) -> tuple[range, np.ndarray]:
+        return chunk, np.stack([_digest_at(found.reader, position) for position in chunk])
+
+    count = 0
+    for chunk, digests in _in_threads(work, _ranges(len(found)) if files else []):
+        files = [f for f in files if np.array_equal(f.findings.digests[chunk], digests)]
+        if not files:
+            break
+        count += len(chunk)
+        advance(len(chunk))
+    return (files[0] if files else None), count
+
+
+def _written(found: listing.Listing, size: int, folder: str, advance: Progress) -> Decoded:
+    """Decodes every image into a file; without, where none can be written."""
+    findings = None
     try:
-        content = reader.read(position)
+        with pixelfile.writing(folder, len(found), size) as writer:
+            findings = _decode(found, size, writer.put, advance)
+            return _decoded(found, findings, writer.finish(findings))
     except OSError as error:
-        return _Image(reason=error.strerror or str(error))
-    raw = content.tobytes() if isinstance(content, np.ndarray) else content
-    digest = hashlib.sha256(raw).digest()
+        decoded = _decoded(found, findings or _decode(found, size, None, advance), None)
+        words = (
+            f"decoded images are not kept in {folder}, so that each batch is decoded again: "
+            f"{error.strerror or error}"
+        )
+        return dataclasses.replace(decoded, warnings=(words,))
+
+
+def _decoded(
+    found: listing.Listing,
+    findings: pixelfile.Findings,
+    cache: np.ndarray | pixelfile.PixelFile | None,
+) -> Decoded:
+    bad = sorted(findings.reasons)
+    good = np.ones(len(found), bool)
+    good[bad] = False
+    return Decoded(
+        good=good,
+        digests=findings.digests,
+        short_sides=findings.short_sides,
+        bad=tuple(types.BadFile(found.names[i], findings.reasons[i]) for i in bad),
+        cache=cache,
+    )
+
+
+def _digest_at(reader: listing.Reader, position: int) -> np.ndarray:
     try:
-        image = content if isinstance(content, np.ndarray) else decode.decode(content)
-        small = decode.resize(image, size)
-    except decode.DecodeError as error:
-        return _Image(digest, reason=str(error))
-    if cache is not None:
-        cache[position] = small
-    return _Image(digest, min(image.shape[:2]))
+        return _digest(reader.read(position))
+    except OSError:
+        return np.zeros(pixelfile.DIGEST, np.uint8)
 
 
-def _in_threads(
-    work: Callable[[range], list[_Image]], chunks: list[range]
-) -> Iterator[list[_Image]]:
+def _digest(content: bytes | np.ndarray) -> np.ndarray:
+    raw = content.tobytes() if isinstance(content, np.ndarray) else content
+    return np.frombuffer(hashlib.sha256(raw).digest(), np.uint8)
+
+
+def _beyond(count: int, advance: Progress) -> Progress:
+    """Returns a progress that passes over the first `count` images, which were told before."""
+    left = count
+
+    def advance_beyond(step: int) -> None:
+        nonlocal left
+        told = min(left, step)
+        left -= told
+        if step > told:
+            advance(step - told)
+
+    return advance_beyond
+
+
+def _ranges(n: int) -> list[range]:
+    return [range(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
+
+
+def _in_threads(work: Callable[[range], T], chunks: list[range]) -> Iterator[T]:
     pool = concurrent.futures.ThreadPoolExecutor(cores.available(), "finetune_kit-audit")
     try:
         yield from pool.map(work, chunks)

@@ -1,12 +1,28 @@
-"""Bytes to pixels: the one decoder, for audit, training, evaluation and prediction alike."""
+"""Bytes to pixels: the one decoder, for audit, training, evaluation and prediction alike.
 
+A JPEG much larger than what is asked for is decoded at a half, a quarter or an eighth of its size
+by leaving out the fine cosines of every block, which takes a fraction of the time (Pillow calls it
+a draft; libjpeg-turbo's `libjpeg.txt`, section "Scaled decoding").
+"""
+
+import contextlib
+import dataclasses
 import io
+import math
+from collections.abc import Iterator
 
 import numpy as np
+import PIL
 from PIL import ExifTags, Image
 
 from finetune_kit import checks
 
+# Names the pixels that this module makes of given bytes. Raise the number with any change of them.
+VERSION = f"1, Pillow {PIL.__version__}"
+# A reduced JPEG keeps at least this many times the side that is asked for, so that bilinear weights
+# still span several pixels. Photos then differ from those decoded in full by at most 2 grey levels
+# in the mean and 11 at the 99th percentile; with 1 it would be 5 and 27, with 2 it is 1 and 6.
+MARGIN = 1.25
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; 256 MiB as RGB
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
@@ -26,8 +42,21 @@ class DecodeError(checks.DataError):
     """The bytes are no image that can be decoded; the message is the reason alone."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Squeezed:
+    """An image at the side that was asked for.
+
+    Attributes:
+        pixels: uint8 [size, size, 3] in [0, 255].
+        short_side: Of the original, pixels.
+    """
+
+    pixels: np.ndarray
+    short_side: int
+
+
 def decode(data: bytes) -> np.ndarray:
-    """Returns an image, uint8 [h, w, 3] in [0, 255].
+    """Returns an image at its own size, uint8 [h, w, 3] in [0, 255].
 
     JPEG, PNG, GIF, BMP and WebP, recognised by content, the first frame of each. EXIF orientation
     is applied, grey and palette images become RGB, CMYK is converted, transparency is laid on
@@ -36,21 +65,9 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
         DecodeError: Empty, truncated or unknown bytes, or more than `MAX_PIXELS` pixels.
     """
-    if not data:
-        raise DecodeError("the file is empty")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DecodeError(
-                    f"{image.width} x {image.height} pixels, more than {MAX_PIXELS} in all"
-                )
-            image.load()
-            return np.asarray(_rgb(_upright(image)))
-    except DecodeError:
-        raise
-    # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and others.
-    except Exception as error:
-        raise DecodeError(_reason(data, error)) from error
+    with _opened(data) as image:
+        image.load()
+        return np.asarray(_turned(_rgb(image), _turn(image)))
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -69,22 +86,66 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(resized)
 
 
-def pixels(data: bytes, size: int) -> np.ndarray:
-    """Returns `resize(decode(data), size)`, uint8 [size, size, 3].
+def squeeze(content: bytes | np.ndarray, size: int) -> Squeezed:
+    """Returns what a network sees of an image: that of `decode`, squeezed as by `resize`.
+
+    A JPEG with sides of at least 2 `MARGIN` times `size` is reduced while it is decoded.
+
+    Args:
+        content: Bytes of a file as for `decode`, or uint8 [h, w, 3].
+        size: Side in pixels.
 
     Raises:
         DecodeError: See `decode`.
     """
-    return resize(decode(data), size)
+    if isinstance(content, np.ndarray):
+        return Squeezed(resize(content, size), min(content.shape[:2]))
+    with _opened(content) as image:
+        short_side = min(image.size)
+        least = math.ceil(MARGIN * size)
+        # Where sides are no multiples of the reduction, the last pixels stand for less than others;
+        # the box says where the picture ends. Other formats know no draft and give none.
+        _, box = image.draft(None, (least, least)) or ("", None)
+        image.load()
+        small = _rgb(image).resize((size, size), Image.Resampling.BILINEAR, box)
+        return Squeezed(np.asarray(_turned(small, _turn(image))), short_side)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def pixels(content: bytes | np.ndarray, size: int) -> np.ndarray:
+    """Returns the pixels of `squeeze`, uint8 [size, size, 3]."""
+    return squeeze(content, size).pixels
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Yields an image of which the header is read; whatever fails in the block is `DecodeError`."""
+    if not data:
+        raise DecodeError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DecodeError(
+                    f"{image.width} x {image.height} pixels, more than {MAX_PIXELS} in all"
+                )
+            yield image
+    except DecodeError:
+        raise
+    # Damaged files make Pillow raise OSError, SyntaxError, ValueError, struct.error and others.
+    except Exception as error:
+        raise DecodeError(_reason(data, error)) from error
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Returns what brings the stored pixels upright; None if nothing has to."""
     # `ImageOps.exif_transpose` also writes the block anew, and fails where only that is impossible.
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     # A damaged EXIF block says nothing about the pixels, which have been decoded by now.
     except Exception:
-        return image
+        return None
+
+
+def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 

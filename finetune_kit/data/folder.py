@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 
 from finetune_kit import checks
@@ -19,10 +20,12 @@ class FileReader:
     """Reads files by position.
 
     Attributes:
-        paths: n paths.
+        paths: n paths, relative to `root`.
+        root: A folder.
     """
 
     paths: tuple[str, ...]
+    root: str = ""
 
     def read(self, position: int) -> bytes:
         """Returns the bytes of one file.
@@ -30,11 +33,12 @@ class FileReader:
         Raises:
             OSError: Missing, unreadable, no regular file, or no path at all.
         """
-        path = self.paths[position]
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError(SPECIAL)  # reading a FIFO would wait for ever
+        path = os.path.join(self.root, self.paths[position])
         try:
-            return pathlib.Path(path).read_bytes()
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise OSError(SPECIAL)  # reading a FIFO would wait for ever
+            with open(path, "rb", buffering=0) as file:
+                return file.readall()
         except ValueError as error:  # a NUL in the path
             raise OSError(str(error)) from error
 
@@ -91,16 +95,16 @@ def list_folder(root: str) -> listing.Listing:
         DataError: See `class_folders`; also a class folder without an image.
     """
     ignored: collections.Counter[str] = collections.Counter()
-    rows: list[tuple[str, ClassFolder, str]] = []
+    rows: list[tuple[str, ClassFolder]] = []
     folders = class_folders(root)
     root = os.path.normpath(root)
     _count_strays(root, folders, ignored)
     empty = []
     for folder in folders:
-        paths = list(_images(folder.path, os.path.realpath(root), ignored))
-        names = (os.path.relpath(path, root).replace(os.sep, "/") for path in paths)
-        rows += [(name, folder, path) for name, path in zip(names, paths, strict=True)]
-        empty += [] if paths else [os.path.relpath(folder.path, root)]
+        paths = _images(folder.path, os.path.realpath(root), ignored)
+        names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+        rows += [(name, folder) for name in names]
+        empty += [] if names else [os.path.relpath(folder.path, root)]
     if empty:
         there = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
         raise checks.DataError(
@@ -109,11 +113,13 @@ def list_folder(root: str) -> listing.Listing:
             f"{f' (ignored: {there})' if there else ''}. Fill or remove the folder."
         )
     rows.sort(key=lambda row: row[0])
+    # The reader shares the names: of a hundred thousand images, text takes the most memory.
+    shared = tuple(name for name, _ in rows)
     return listing.Listing(
-        names=tuple(name for name, _, _ in rows),
-        labels=tuple(folder.label for _, folder, _ in rows),
-        splits=tuple(folder.split for _, folder, _ in rows),
-        reader=FileReader(tuple(path for _, _, path in rows)),
+        names=shared,
+        labels=tuple(folder.label for _, folder in rows),
+        splits=tuple(folder.split for _, folder in rows),
+        reader=FileReader(shared, root),
         classes=tuple(listing.natural({folder.label for folder in folders})),
         ignored=dict(ignored),
     )

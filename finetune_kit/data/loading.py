@@ -47,6 +47,7 @@ def load(
     validation_fraction: float = 0.15,
     max_bad_fraction: float = 0.01,
     cache_mb: int = 2048,
+    cache_dir: str = "",
     progress: audit.Progress | None = None,
 ) -> types.ImageData:
     """Lists, decodes once and splits the images of a source.
@@ -62,7 +63,8 @@ def load(
         validation_fraction: Share in (0, 1) to choose by, where the source has none.
         max_bad_fraction: Largest share in [0, 1] of images that may be left out.
         cache_mb: Largest size in MiB of the decoded images that are kept in memory.
-        progress: Called with the number of images that were decoded since the last call.
+        cache_dir: Folder that keeps those that do not fit, for later runs too; empty streams them.
+        progress: Called with the number of images that were dealt with since the last call.
 
     Raises:
         ConfigError, DataError: An argument out of its range; a source that cannot be used.
@@ -70,7 +72,9 @@ def load(
     _check_arguments(image_size, per_class, test_fraction, validation_fraction, max_bad_fraction)
     began = time.perf_counter()
     name, found = list_source(source, data_dir)
-    decoded = audit.decode_all(found, image_size, cache_mb=cache_mb, progress=progress)
+    decoded = audit.decode_all(
+        found, image_size, cache_mb=cache_mb, cache_dir=cache_dir, progress=progress
+    )
     audit.refuse_bad(decoded.bad, len(found), max_bad_fraction)
     audit.refuse_unseen(found, decoded.good)
     everything = _everything(found, decoded, image_size)
@@ -78,12 +82,8 @@ def load(
     division = _divide(found, everything, shares, seed, per_class, hold_out)
     return types.ImageData(
         name=name,
-        class_names=found.classes,
-        folds=division.folds,
-        image_size=image_size,
-        fingerprint=audit.fingerprint(found, decoded.digests),
+        **_described(found, decoded, everything, division),
         audit=_audit(found, decoded, everything, division, began=began),
-        **{split: _part(everything, division, split) for split in listing.SPLITS},
     )
 
 
@@ -165,6 +165,22 @@ def _divide(
     return splits.budget(images, division, seed=seed, per_class=per_class, hold_out=hold_out)
 
 
+def _described(
+    found: listing.Listing,
+    decoded: audit.Decoded,
+    everything: types.Split,
+    division: splits.Division,
+) -> dict[str, Any]:
+    """Returns what `ImageData` says of the images themselves."""
+    return {
+        "class_names": found.classes,
+        "folds": division.folds,
+        "image_size": everything.store.size,
+        "fingerprint": audit.fingerprint(found, decoded.digests),
+        **{split: _part(everything, division, split) for split in listing.SPLITS},
+    }
+
+
 def _part(everything: types.Split, division: splits.Division, split: str) -> Any:
     """Returns the images of a split, None if there is no such split."""
     return everything.take(division.parts[split]) if split in division.parts else None
@@ -178,7 +194,7 @@ def _audit(
     *,
     began: float,
 ) -> types.Audit:
-    digests = [decoded.digests[i] for i in everything.indices]
+    digests = decoded.digests[everything.indices]
     copies = audit.copies(digests, everything.labels, everything.names, division.parts)
     return types.Audit(
         listed=len(found),
@@ -186,7 +202,12 @@ def _audit(
         bad=decoded.bad,
         ignored=found.ignored,
         seconds=time.perf_counter() - began,
-        warnings=(*audit.left_out(found.ignored), *copies, *division.warnings),
+        warnings=(
+            *decoded.warnings,
+            *audit.left_out(found.ignored),
+            *copies,
+            *division.warnings,
+        ),
         median_side=decoded.median_side,
     )
 

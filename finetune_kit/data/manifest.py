@@ -67,12 +67,11 @@ def list_manifest(path: str) -> listing.Listing:
         raise checks.DataError(
             f"A path stands once in a manifest. Received: {twice!r} twice in {path}. Remove a row."
         )
-    root = os.path.dirname(path)
     return listing.Listing(
         names=names,
         labels=tuple(row["label"] for row in rows),
         splits=tuple(row["split"] for row in rows),
-        reader=folder.FileReader(tuple(os.path.join(root, name) for name in names)),
+        reader=folder.FileReader(names, os.path.dirname(path)),
         classes=tuple(listing.natural({row["label"] for row in rows})),
     )
 

@@ -52,7 +52,7 @@ def occurrences(order: np.ndarray) -> np.ndarray:
     return counts
 
 
-def uniforms(seed: int, epoch: int, indices: np.ndarray, count: int) -> np.ndarray:
+def uniforms(seed: int, epoch: int | np.ndarray, indices: np.ndarray, count: int) -> np.ndarray:
     """Returns draws in [0, 1), float32 [b, count], one row an image.
 
     Row i depends on (seed, epoch, indices[i]) alone, whatever else is in the batch. SplitMix64
@@ -60,11 +60,13 @@ def uniforms(seed: int, epoch: int, indices: np.ndarray, count: int) -> np.ndarr
 
     Args:
         seed: Any integer.
-        epoch: Any integer.
+        epoch: Any integer, or one for each row, int [b].
         indices: int [b], at least 0.
         count: Draws an image.
     """
-    key = np.uint64(int.from_bytes(_digest(seed, epoch)[:8], "little"))
+    epochs, which = np.unique(epoch, return_inverse=True)
+    keys = [int.from_bytes(_digest(seed, int(one))[:8], "little") for one in epochs]
+    key = np.array(keys, np.uint64)[which].reshape(-1, 1)
     columns = np.arange(count, dtype=np.uint64)
     counter = np.asarray(indices, np.uint64)[:, None] * np.uint64(count) + columns
     state = _mix(key + (counter + np.uint64(1)) * _GOLDEN)

@@ -114,6 +114,7 @@ def _beside(
     return np.stack([positions, order.occurrences(positions)], axis=1)
 
 
+@pipeline.plain
 def _joined(own: Any, others: Any, share: tf.Tensor) -> tuple[tf.Tensor, ...]:
     (images, labels, *weights), (other_images, other_labels) = own, others
     ones = tf.ones(tf.shape(labels)[:1])

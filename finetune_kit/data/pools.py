@@ -23,6 +23,7 @@ class Pool:
         fingerprint: SHA-256 of the sorted (name, label, content) of the sample, hexadecimal.
         listed: Images that the source offers to train on, of which the sample was drawn.
         bad: Files of the sample that could not be decoded.
+        warnings: What a person should know.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Pool:
     fingerprint: str
     listed: int
     bad: tuple[types.BadFile, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ def load_pool(
     seed: int = 0,
     max_bad_fraction: float = 0.01,
     cache_mb: int = 2048,
+    cache_dir: str = "",
     progress: audit.Progress | None = None,
 ) -> Pool:
     """Lists a source and decodes a stratified sample of it once; the rest is never read.
@@ -67,7 +70,8 @@ def load_pool(
         seed: Decides, with the names alone, who is in the sample.
         max_bad_fraction: Largest share in [0, 1] of images that may be left out.
         cache_mb: Largest size in MiB of the decoded images that are kept in memory.
-        progress: Called with the number of images that were decoded since the last call.
+        cache_dir: As for `loading.load`.
+        progress: Called with the number of images that were dealt with since the last call.
 
     Raises:
         ConfigError, DataError: As for `loading.load`.
@@ -82,18 +86,14 @@ def load_pool(
     if limit:
         kept = sample(labels, splits.ranks(part.names, seed=seed, salt="pool"), limit)
         part, labels = _part(part, kept), labels[kept]
-    decoded = audit.decode_all(part, image_size, cache_mb=cache_mb, progress=progress)
+    decoded = audit.decode_all(
+        part, image_size, cache_mb=cache_mb, cache_dir=cache_dir, progress=progress
+    )
     audit.refuse_bad(decoded.bad, len(part), max_bad_fraction)
     pixels = store.PixelStore(part.reader, image_size, cache=decoded.cache)
-    images = types.Split(pixels, np.arange(len(part)), labels, part.names)
-    return Pool(
-        name=name,
-        class_names=found.classes,
-        images=images.take(decoded.good),
-        fingerprint=audit.fingerprint(part, decoded.digests),
-        listed=listed,
-        bad=decoded.bad,
-    )
+    images = types.Split(pixels, np.arange(len(part)), labels, part.names).take(decoded.good)
+    fingerprint = audit.fingerprint(part, decoded.digests)
+    return Pool(name, found.classes, images, fingerprint, listed, decoded.bad, decoded.warnings)
 
 
 def sample(labels: np.ndarray, rank: np.ndarray, limit: int) -> np.ndarray:

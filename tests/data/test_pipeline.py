@@ -2,9 +2,11 @@
 
 import collections
 import math
+import threading
 
 import numpy as np
 import pytest
+from tensorflow.python.autograph.impl import api
 
 from finetune_kit import checks
 from finetune_kit.data import levels, order, pipeline
@@ -225,6 +227,34 @@ def test_shapes_are_known_before_the_first_batch() -> None:
 def test_arguments_that_no_batch_can_be_made_of(options, words) -> None:
     with pytest.raises(checks.ConfigError, match=words):
         batches(samples.split(LABELS), **options)
+
+
+def test_batches_are_decoded_ahead_while_one_is_used() -> None:
+    ahead = threading.Event()
+    split = samples.split(np.zeros(12, int), cached=False)
+    decode, done = split.store.batch, []
+
+    def spy(indices):
+        done.append(len(indices))
+        if len(done) > 1:
+            ahead.set()
+        return decode(indices)
+
+    split.store.batch = spy
+    stream = iter(pipeline.batches(split, num_classes=1, batch_size=4, seed=0, epochs=1))
+    next(stream)  # and while this one is used, nobody asks for the next
+    assert ahead.wait(timeout=30)
+
+
+def test_nothing_is_rewritten_before_it_is_traced(monkeypatch) -> None:
+    # AutoGraph takes longer than all else that a stream needs.
+    rewritten, convert = [], api._convert_actual
+    monkeypatch.setattr(api, "_convert_actual", lambda f, c: rewritten.append(f) or convert(f, c))
+    split = samples.split(LABELS)
+    for augmentation in levels.LEVELS:
+        batches(split, augmentation=augmentation)
+    list(pipeline.evaluation_batches(split))
+    assert rewritten == []
 
 
 def test_evaluation_needs_a_batch_size() -> None:

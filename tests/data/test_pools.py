@@ -1,5 +1,6 @@
 """A sample of a source: who is in it, what is read for it, what it says of itself."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_only_the_sample_is_read(source, monkeypatch) -> None:
     read, original, counted = [], folder.FileReader.read, []
 
     def spy(self, position):
-        read.append(self.paths[position])
+        read.append(os.path.join(self.root, self.paths[position]))
         return original(self, position)
 
     monkeypatch.setattr(folder.FileReader, "read", spy)

@@ -1,4 +1,4 @@
-"""Cached and decoded again: the same pixels."""
+"""In memory, in a file and decoded again: the same pixels."""
 
 import os
 import threading
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune_kit import cores
 from finetune_kit.data import decode, folder, store
 from tests.data import samples
 
@@ -15,7 +16,7 @@ from tests.data import samples
 def reader(tmp_path):
     """Reads five files of different sizes and kinds."""
     contents = [samples.encoded(samples.noise(9 + i, 20 - i, seed=i)) for i in range(4)]
-    contents.append(samples.encoded(samples.smooth(), "JPEG"))
+    contents.append(samples.encoded(samples.smooth(24, 28), "JPEG"))
     paths = [samples.write(tmp_path / f"{i}.png", data) for i, data in enumerate(contents)]
     return folder.FileReader(tuple(map(str, paths)))
 
@@ -84,3 +85,28 @@ def test_threads_start_with_the_first_batch_that_is_decoded(reader) -> None:
     assert running() <= before
     images.batch(np.array([0]))
     assert running() - before
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_batch_is_decoded_on_all_cores_in_order(monkeypatch, count) -> None:
+    monkeypatch.setattr(cores, "available", lambda: count)
+    together = threading.Barrier(count, timeout=30)
+
+    class Meeting:
+        """Lets nobody through until as many threads as there are cores read at once."""
+
+        met: set[str] = set()
+
+        def read(self, position):
+            if threading.current_thread().name not in self.met:
+                self.met.add(threading.current_thread().name)
+                together.wait()
+            return samples.noise(6, 6, seed=position)
+
+    images = store.PixelStore(Meeting(), 6)
+    indices = np.array([9, 2, 7, 1, 0, 5, 3, 4, 8])
+    batch = images.batch(indices)
+    assert len(Meeting.met) == count
+    for row, index in zip(batch, indices, strict=True):
+        np.testing.assert_array_equal(row, samples.noise(6, 6, seed=index))
+    Meeting.met.clear()

@@ -61,9 +61,16 @@ class _Lines(Progress):
         """Writes where the task stands."""
         self._shown = time.monotonic()
         of = f"/{self._total}" if self._total is not None else ""
-        seconds = f"{self._shown - self._began:.1f} s"
-        parts = (f"{self._description} {self._done}{of}", self._postfix, seconds)
+        spent = self._shown - self._began
+        parts = (f"{self._description} {self._done}{of}", self._postfix, f"{spent:.1f} s",
+                 self._left(spent))  # fmt: skip
         _write(self._console, "  ".join(part for part in parts if part))
+
+    def _left(self, spent: float) -> str:
+        """Returns about how long it goes on, "" if that is not known."""
+        if self._total is None or not 0 < self._done < self._total:
+            return ""
+        return f"about {spent * (self._total - self._done) / self._done:.0f} s left"
 
 
 class _State:
@@ -190,6 +197,7 @@ def _bars(console: rich.console.Console) -> rich.progress.Progress:
         rich.progress.BarColumn(bar_width=28),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(compact=True),
         rich.progress.TextColumn("{task.fields[postfix]}", style="dim", markup=False),
         console=console,
         # Text that is meant for a file must reach it while a bar is drawn on the terminal.

@@ -6,6 +6,7 @@ Synopsis, the whole of a recipe's `run`:
     return job.carry_out(phases(job.config, job.groups))
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from finetune_kit.training.options import Outcome
 
 C = TypeVar("C", bound=settings.Settings)
-
-HEAD_BATCH = 64  # images a forward pass where nothing is trained; it changes no result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,10 +64,36 @@ class Job(loading.Loaded[C]):
         Raises:
             NumericsError: Training diverged; the last good weights are saved before.
         """
-        config, folder = self.config, self.workdir
         _show(phases)
+        store = features.ActivationStore(
+            memory_mb=self.config.cache_mb,
+            directory=self.workdir,
+            batch_size=self.config.batch_size,
+        )
+        with contextlib.closing(store):
+            outcome = self._train(phases, store, companion)
+            self.seconds.update(outcome.seconds)
+            with loading.timed(self.seconds, "evaluation"):
+                scores, test = self._scores(outcome, store)
+        with loading.timed(self.seconds, "export"):
+            self._save()
+        report = self._report(phases, outcome, scores)
+        results.write(report, self.workdir, test)
+        if test is not None and self.config.tensorboard:
+            results.write_pictures(
+                self.workdir / results.TENSORBOARD, test, step=outcome.planned_epochs
+            )
+        return report
+
+    def _train(
+        self,
+        phases: "Sequence[Phase]",
+        store: "features.ActivationStore",
+        companion: "Companion | None",
+    ) -> "Outcome":
+        config, folder = self.config, self.workdir
         try:
-            outcome = training.run(
+            return training.run(
                 self.classifier,
                 phases,
                 self.images,
@@ -78,26 +103,17 @@ class Job(loading.Loaded[C]):
                 resume=config.resume,
                 identity=_identity(self.recipe, config, self.images, companion),
                 companion=companion,
+                activations=store,
             )
         except checks.NumericsError:
             self._save()
             raise
-        self.seconds.update(outcome.seconds)
-        with loading.timed(self.seconds, "evaluation"):
-            scores, test = self._scores(outcome)
-        with loading.timed(self.seconds, "export"):
-            self._save()
-        report = self._report(phases, outcome, scores)
-        results.write(report, folder, test)
-        if test is not None and config.tensorboard:
-            results.write_pictures(folder / results.TENSORBOARD, test, step=outcome.planned_epochs)
-        return report
 
     def _save(self) -> None:
         results.save_model(self.classifier.predictor(), self.images.class_names, self.workdir)
 
     def _scores(
-        self, outcome: "Outcome"
+        self, outcome: "Outcome", store: "features.ActivationStore"
     ) -> "tuple[dict[str, metrics.Scores | None], results.Predictions | None]":
         seed, test, predictions = self.config.seed, self.images.test, None
         scores = {
@@ -105,7 +121,7 @@ class Job(loading.Loaded[C]):
             "test": None,
         }
         if test is not None:
-            probabilities = features.predict(self.classifier, test, batch_size=HEAD_BATCH)
+            probabilities = features.predict(self.classifier, test, store=store)
             scores["test"] = _score((test.labels, probabilities), seed)
             predictions = results.Predictions.of(test, probabilities, self.images.class_names)
         return scores, predictions
@@ -141,6 +157,7 @@ class Job(loading.Loaded[C]):
                 "chosen_epoch": outcome.chosen_epoch,
                 "reason": outcome.reason,
                 "restarts": list(outcome.restarts),
+                "speed": [dict(row) for row in outcome.speed],
             },
             seconds={**self.seconds, "total": total},
             device=self.device,
@@ -184,7 +201,8 @@ def _identity(
     companion: "Companion | None" = None,
 ) -> dict[str, Any]:
     """Returns what a run must share with an interrupted one to go on with it."""
-    free = ("workdir", "overwrite", "resume", "tensorboard", "cache_mb")
+    free = ("workdir", "overwrite", "resume", "tensorboard", "cache_mb", "cache_dir",
+            "keep_activations")  # fmt: skip
     values = {name: v for name, v in dataclasses.asdict(config).items() if name not in free}
     source = {"source_fingerprint": companion.fingerprint} if companion else {}
     return {**values, **source, "recipe": recipe, "fingerprint": images.fingerprint}

@@ -184,6 +184,8 @@ def _costs(loaded: "loading.Loaded[Any]") -> costs.Costs:
         + EXPORT,
         spent=time.perf_counter() - loaded.started,
         shares=_shares(classifier.backbone),
+        views=getattr(loaded.config, "views", 0),
+        keep=getattr(loaded.config, "keep_activations", True),
     )
 
 

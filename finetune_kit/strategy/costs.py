@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 from finetune_kit import checks
+from finetune_kit.data import levels
 from finetune_kit.strategy import phases
 
 # Backward, a layer's work is twice that of forward: gradients of its input and of its weights
@@ -23,6 +24,8 @@ class Costs:
         others: Seconds of what follows training: evaluation, export, report.
         spent: Seconds that have passed since the run began.
         shares: Share of the forward pass in each stage, from input to output; they sum to 1.
+        views: Augmented views an image in all; 0 draws new ones in every epoch.
+        keep: Whether activations of frozen stages are kept where they stay the same.
 
     Raises:
         ConfigError: A negative time.
@@ -33,24 +36,29 @@ class Costs:
     others: float
     spent: float
     shares: tuple[float, ...]
+    views: int = 0
+    keep: bool = True
 
     def __post_init__(self) -> None:
         for name in ("forward", "trace", "others", "spent"):
             checks.in_range(name, getattr(self, name), 0.0)
-
-    def step(self, open_stages: Sequence[bool]) -> float:
-        """Returns seconds of training an image, with those stages open that are said to be."""
-        forward, backward = operations(self.shares, open_stages, kept=False)
-        return self.forward * (forward + backward)
 
     def train(self, plan: Sequence[phases.Phase], images: int) -> float:
         """Returns seconds of training by a sequence of phases, tracing included."""
         seconds = 0.0
         for phase in plan:
             if not phase.solved:
-                stages = [phase.multipliers[g] > 0 for g in phase.multipliers if g != phases.HEAD]
-                seconds += self.trace + phase.epochs * images * self.step(stages)
+                once, each = self._phase(phase)
+                seconds += self.trace + images * (once + phase.epochs * each)
         return seconds
+
+    def _phase(self, phase: phases.Phase) -> tuple[float, float]:
+        """Returns seconds an image at the beginning of a phase, and in each of its epochs."""
+        opened = [phase.multipliers[g] > 0 for g in phase.multipliers if g != phases.HEAD]
+        shown = repeated_views(phase, self.views) if self.keep else 0
+        every, backward = operations(self.shares, opened, kept=False)
+        run, _ = operations(self.shares, opened, kept=bool(shown))
+        return self.forward * shown * (every - run), self.forward * (run + backward)
 
     def total(self, plan: Sequence[phases.Phase], images: int) -> float:
         """Returns seconds from the beginning of the run to its report."""
@@ -61,10 +69,21 @@ class Costs:
         last = plan[-1]
         if last.solved:
             return 0
-        once = dataclasses.replace(last, epochs=1, schedule=_bare(last))
-        fixed = self.total((*plan[:-1], once), images)
-        each = self.train((once,), images) - self.trace
-        return max(0, 1 + math.floor((budget - fixed) / each))
+        fixed = self.total(plan, images)
+        each = images * self._phase(last)[1]
+        return max(0, last.epochs + math.floor((budget - fixed) / each))
+
+
+def repeated_views(phase: phases.Phase, views: int) -> int:
+    """Returns how many views of an image a phase shows again and again, 0 if none repeats.
+
+    Args:
+        phase: Its augmentation may mix images of a batch, which no image repeats.
+        views: Augmented views an image in all; 0 draws new ones in every epoch.
+    """
+    level = levels.LEVELS[phase.augment]
+    shown = 1 if level == levels.LEVELS["none"] else views
+    return shown if shown < phase.epochs and not level.mix else 0
 
 
 def operations(
@@ -89,7 +108,3 @@ def operations(
 def steps(images: int, batch_size: int, epochs: int) -> int:
     """Returns gradient steps of a number of epochs."""
     return epochs * math.ceil(images / batch_size)
-
-
-def _bare(phase: phases.Phase) -> "phases.schedules.Schedule":
-    return dataclasses.replace(phase.schedule, warmup_epochs=0.0)

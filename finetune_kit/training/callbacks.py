@@ -1,6 +1,7 @@
 """What happens between two steps: the rate is set, the loss is watched, progress is shown."""
 
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -116,12 +117,33 @@ class Watch(keras.callbacks.Callback):
 class Meter(keras.callbacks.Callback):
     """Advances a progress bar, one step a batch."""
 
-    def __init__(self, progress: "console.Progress", phase: str) -> None:
+    def __init__(
+        self, progress: "console.Progress", phase: str, *, batch_size: int = 0, work: float = 0.0
+    ) -> None:
+        """Prepares.
+
+        Args:
+            progress: What is advanced.
+            phase: Name of the phase.
+            batch_size: Images a step, for the images a second; 0 shows none.
+            work: Operations of a step, an image.
+        """
         super().__init__()
         self._progress, self._phase = progress, phase
+        self._batch_size, self._work = batch_size, work
+        self._steps, self._began = 0, 0.0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Shows one more step and the running loss."""
+        """Shows one more step, the running loss and how fast images pass."""
         logs = logs or {}
         shown = {name: float(logs[name]) for name in ("loss", "accuracy") if name in logs}
-        self._progress.advance(1, phase=self._phase, **shown)
+        self._progress.advance(1, phase=self._phase, **shown, **self._speed())
+
+    def _speed(self) -> dict[str, str]:
+        if not self._steps:  # the first step traces the graph: it says nothing about the others
+            self._began = time.perf_counter()
+        seconds, self._steps = time.perf_counter() - self._began, self._steps + 1
+        if not self._batch_size or seconds <= 0.0:
+            return {}
+        rate = (self._steps - 1) * self._batch_size / seconds
+        return {"images/s": f"{rate:.0f}", "GFLOP/s": f"{rate * self._work / 1e9:.1f}"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from finetune_kit import checks, console, data
+from finetune_kit import checks, console, data, features
 from finetune_kit.training import (
     callbacks,
     fitter,
@@ -19,16 +19,19 @@ from finetune_kit.training import (
     joint_loss,
     journal,
     ledger,
+    prefixes,
     schedules,
     scoring,
     snapshots,
     solving,
     statistics,
+    timing,
 )
 
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
     from finetune_kit.data.types import Split
+    from finetune_kit.features.activations import ActivationStore, Kept
     from finetune_kit.strategy.phases import Phase
     from finetune_kit.training.companions import Companion
     from finetune_kit.training.options import Options
@@ -93,6 +96,7 @@ class Course:
         num_classes: int,
         listeners: Sequence[keras.callbacks.Callback] = (),
         companion: "Companion | None" = None,
+        store: "ActivationStore | None" = None,
     ) -> None:
         """Notes the initial weights.
 
@@ -103,6 +107,7 @@ class Course:
             num_classes: C.
             listeners: Further callbacks for `fit`; they see val_loss and val_accuracy.
             companion: A source task that trains in every phase that is not solved; None for none.
+            store: Where activations of frozen stages are kept; None keeps them in memory.
         """
         self._classifier, self._phases, self._options = classifier, tuple(phases), options
         self._num_classes, self._listeners = num_classes, tuple(listeners)
@@ -110,12 +115,23 @@ class Course:
         self._companion = companion
         self._joint = joint_loss.Joint(classifier, companion) if companion else None
         self._beginning = snapshots.take(self._variables)
-        self._fitters: dict[int, fitter.Fitter] = {}
-        self._solver = solving.Solver(classifier, num_classes=num_classes, seed=options.seed)
+        self._fitters: dict[tuple[int, bool], fitter.Fitter] = {}
+        if companion:  # its images would need activations too, and they are as many as the source
+            options = dataclasses.replace(options, keep_activations=False)
+        self.prefixes = prefixes.Prefixes(
+            classifier,
+            phases,
+            options,
+            store or features.ActivationStore(batch_size=options.batch_size),
+        )
+        self._solver = solving.Solver(
+            classifier, self.prefixes, num_classes=num_classes, seed=options.seed
+        )
         self._scales = [1.0] * len(self._phases)
         self._unguarded: set[int] = set()
         self._last: fitter.Fitter | None = None
-        self._training_seconds = 0.0
+        self.clock = timing.Clock()
+        self._speeds: list[dict[str, Any]] = []
 
     @property
     def weights(self) -> list[Any]:
@@ -131,7 +147,12 @@ class Course:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by part, over all runs so far."""
-        return {**self._solver.seconds, "training": self._training_seconds}
+        return {**self._solver.seconds, **self.clock.parts}
+
+    @property
+    def speed(self) -> tuple[dict[str, Any], ...]:
+        """How fast images passed, phase by phase, when it was last trained."""
+        return timing.merged(self._speeds)
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -174,9 +195,10 @@ class Course:
             done = len(task.book.rows_of(phase.name))
             if phase.solved:
                 if not done:
-                    self._solve(phase, task, epoch=epoch, reuse=self._last is None)
+                    self._solve(phase, task, epoch=epoch)
                 continue
-            self._last = self._open(index, self._last)
+            kept = self.prefixes.train(index, task.train)
+            self._last = self._open(index, self._last, cut=kept is not None)
             if phase.batch_norm == "trainable":
                 statistics.shorten_memory(
                     self._classifier.model._flatten_layers(),
@@ -188,7 +210,7 @@ class Course:
                 self._last.go_on(task.start.optimizer)
             epochs = range(epoch + done, epoch + int(min(phase.epochs, done + left)))
             if not task.book.exhausted(phase.name, self._options.patience) and epochs:
-                self._fit(index, self._last, task, epochs, begin=epoch)
+                self._fit(index, self._last, task, epochs, begin=epoch, kept=kept)
             elif stands_here:
                 self._last.finish()
                 self._reweigh(task.book)
@@ -216,9 +238,9 @@ class Course:
         """Puts weights into the classifier that a ledger kept."""
         snapshots.put(self.weights, weights)
 
-    def _solve(self, phase: "Phase", task: Task, *, epoch: int, reuse: bool) -> None:
+    def _solve(self, phase: "Phase", task: Task, *, epoch: int) -> None:
         began = time.perf_counter()
-        own, held_out = self._solver.solve(task.train, task.held_out, reuse=reuse)
+        own, held_out = self._solver.solve(task.train, task.held_out)
         row = {
             "phase": phase.name,
             "epoch": epoch,
@@ -233,24 +255,33 @@ class Course:
         task.book.add(row, held_out, weights)
         task.note()
 
-    def _open(self, index: int, previous: fitter.Fitter | None) -> fitter.Fitter:
-        if index not in self._fitters:
-            self._fitters[index] = fitter.Fitter(
+    def _open(self, index: int, previous: fitter.Fitter | None, *, cut: bool) -> fitter.Fitter:
+        found = self.prefixes.cut(index) if cut else None
+        key = (index, cut)
+        if key not in self._fitters:
+            self._fitters[key] = fitter.Fitter(
                 self._classifier,
                 self._phases[index],
                 self._options,
                 origin=self._initial,
                 previous=previous,
                 joint=self._joint,
+                suffix=found.suffix if found else None,
             )
-        self._fitters[index].start(previous)
-        return self._fitters[index]
+        self._fitters[key].start(previous)
+        return self._fitters[key]
 
     def _fit(
-        self, index: int, current: fitter.Fitter, task: Task, epochs: range, *, begin: int
+        self,
+        index: int,
+        current: fitter.Fitter,
+        task: Task,
+        epochs: range,
+        *,
+        begin: int,
+        kept: "Kept | None",
     ) -> None:
         """Fits the epochs of a phase that began with epoch `begin`."""
-        began = time.perf_counter()
         options = self._options
         steps = data.steps_per_epoch(len(task.train), options.batch_size)
         watch = callbacks.Watch(
@@ -260,15 +291,20 @@ class Course:
             guard=options.guard and index not in self._unguarded and epochs.start == begin,
         )
         rates = callbacks.Rates(self._schedule(index), first_epoch=begin, steps=steps)
-        keeper = self._keeper(current, rates, task)
-        meter = callbacks.Meter(task.progress, current.phase.name)
+        keeper = self._keeper(current, rates, task, index if kept else None)
+        work = timing.Work(self._classifier, current.phase, kept=kept is not None)
+        meter = callbacks.Meter(
+            task.progress, current.phase.name, batch_size=options.batch_size, work=work.total
+        )
+        timer = timing.StepTimer(images=len(task.train), batch_size=options.batch_size)
+        stream = self._batches(current.phase, task.train, epochs, begin=begin, kept=kept)
         current.fit(
-            self._batches(current.phase, task.train, epochs, begin=begin),
+            stream,
             steps=steps,
             epochs=epochs,
-            callbacks=[rates, watch, keeper, meter, *self._listeners],
+            callbacks=[timer, rates, watch, keeper, meter, *self._listeners],
         )
-        self._training_seconds += time.perf_counter() - began
+        self._speeds.append(timing.account(self.clock, timer, work, current.phase.name, stream))
         if watch.exploded:
             raise Explosion(index, watch.exploded, watch.loss)
         if watch.diverged or keeper.diverged:
@@ -280,13 +316,13 @@ class Course:
         return schedules.keras_schedule(phase.schedule, peak=peak, epochs=phase.epochs)
 
     def _keeper(
-        self, current: fitter.Fitter, rates: callbacks.Rates, task: Task
+        self, current: fitter.Fitter, rates: callbacks.Rates, task: Task, cut: int | None
     ) -> ledger.Bookkeeper:
         return ledger.Bookkeeper(
             task.book,
             phase=current.phase.name,
             rates=rates,
-            score=self._scorer(task),
+            score=self._scorer(task, cut),
             weights=self.weights,
             scored=lambda: self._interpolated(task.book),
             patience=self._options.patience,
@@ -306,20 +342,32 @@ class Course:
             f"The weights {where} are kept. Lower --learning_rate, or use --precision=float32."
         )
 
-    def _scorer(self, task: Task) -> Any:
+    def _scorer(self, task: Task, cut: int | None) -> Any:
+        """Returns what scores the held-out images, from the cut of phase `cut` if that is given."""
         if task.held_out is None:
             return None
+        kept = None if cut is None else self.prefixes.held_out(cut, task.held_out)
+        found = self.prefixes.cut(cut) if cut is not None and kept is not None else None
         scorer = scoring.Scorer(
-            self._classifier.model, task.held_out, batch_size=2 * self._options.batch_size
+            found.suffix if found else self._classifier.model,
+            task.held_out,
+            batch_size=2 * self._options.batch_size,
+            activations=kept,
         )
-        return scorer.score
+        return functools.partial(self._score, scorer)
 
-    def _batches(self, phase: "Phase", train: "Split", epochs: range, *, begin: int) -> Any:
+    def _score(self, scorer: scoring.Scorer) -> scoring.Score:
+        with self.clock.time("validation"):
+            return scorer.score()
+
+    def _batches(
+        self, phase: "Phase", train: "Split", epochs: range, *, begin: int, kept: "Kept | None"
+    ) -> Any:
         options, companion = self._options, self._companion
         weights = None
         if options.imbalance == "weights":
             weights = data.class_weights(train.counts(self._num_classes))
-        stream: Any = data.batches
+        stream: Any
         if companion is not None:
             shares = companion.shares(
                 epochs=epochs,
@@ -330,6 +378,8 @@ class Course:
             stream = functools.partial(
                 data.paired_batches, partners=companion.beside(train), shares=shares
             )
+        else:
+            stream = functools.partial(data.batches, views=options.views, activations=kept)
         return stream(
             train,
             num_classes=self._num_classes,

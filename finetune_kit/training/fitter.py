@@ -37,6 +37,7 @@ class Fitter:
         origin: Sequence[np.ndarray],
         previous: "Fitter | None" = None,
         joint: "Joint | None" = None,
+        suffix: keras.Model | None = None,
     ) -> None:
         """Compiles the phase.
 
@@ -47,10 +48,12 @@ class Fitter:
             origin: Values of the classifier's variables at the start of the course.
             previous: The phase trained before, whose optimizer state is carried over.
             joint: The second head that trains with the first, at its rate; None for none.
+            suffix: The part of the classifier that is run, from activations that are kept; None
+                runs all of it.
         """
         applying.apply(classifier, phase)
         self._classifier, self.phase, self._joint = classifier, phase, joint
-        view = joint.view() if joint else _view(classifier)
+        view = joint.view() if joint else _view(suffix or classifier.model)
         alone = phase.layers == "batch_norm" and phase.batch_norm == "frozen"
         self.model = views.held(view) if alone else view
         self._penalties = anchoring.penalties(classifier, origin, options.l2_sp)
@@ -152,8 +155,9 @@ class Fitter:
         return optimizer
 
 
-def _view(classifier: "Classifier") -> keras.Model:
-    return keras.Model(classifier.model.inputs[0], classifier.model.outputs[0])
+def _view(model: keras.Model) -> keras.Model:
+    inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
+    return keras.Model(inputs, model.outputs[0])
 
 
 def _loss(label_smoothing: float) -> keras.losses.Loss:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from finetune_kit import data
-from finetune_kit.training import snapshots, solving, statistics
+from finetune_kit import data, features
+from finetune_kit.training import prefixes, snapshots, solving, statistics
 
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
@@ -62,8 +62,10 @@ def gradients_at_probe(
         if options.batch_norm_statistics == "target":
             statistics.re_estimate(classifier, split, seed=options.seed)
         num_classes = int(classifier.model.output_shape[-1])
-        solver = solving.Solver(classifier, num_classes=num_classes, seed=options.seed)
-        solver.solve(split, None, reuse=False)
+        store = features.ActivationStore(batch_size=options.batch_size)
+        kept = prefixes.Prefixes(classifier, (), options, store)
+        solver = solving.Solver(classifier, kept, num_classes=num_classes, seed=options.seed)
+        solver.solve(split, None)
         return relative_gradient_norms(
             classifier, split, batch_size=options.batch_size, seed=options.seed
         )

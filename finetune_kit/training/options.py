@@ -39,6 +39,10 @@ class Options:
         batch_norm_statistics: "target" measures the moving statistics of BatchNorm anew before the
             first phase, on all training images without their labels, those that a fold holds out
             included (Li et al., 2016, AdaBN); "source" keeps those of the weights.
+        views: Augmented views an image in all, taken in turn from epoch to epoch; 0 draws new ones
+            in every epoch. With few views, frozen stages run once a view and not once an epoch.
+        keep_activations: Whether what frozen stages make of an image is kept, where it stays the
+            same from epoch to epoch; it changes no result.
         patience: Epochs without a lower validation loss after which a phase ends; 0 never ends
             one early. Without a validation split it has no effect.
         guard: Whether a loss that explodes in the first steps starts the run again at a lower
@@ -60,6 +64,8 @@ class Options:
     wise: float = 1.0
     imbalance: str = "none"
     batch_norm_statistics: str = "source"
+    views: int = 0
+    keep_activations: bool = True
     patience: int = 0
     guard: bool = True
 
@@ -74,6 +80,7 @@ class Options:
         checks.in_range("wise", self.wise, LEAST_WISE, 1.0)
         checks.one_of("imbalance", self.imbalance, IMBALANCE)
         checks.one_of("batch_norm_statistics", self.batch_norm_statistics, STATISTICS)
+        checks.in_range("views", self.views, 0)
         checks.in_range("patience", self.patience, 0)
 
 
@@ -95,6 +102,9 @@ class Outcome:
         seconds: Seconds by part.
         folds: With a label budget, for every fold the validation loss after each epoch.
         notes: What a reader of the report should know.
+        speed: For every phase that was trained: its name, images_per_second, gflop_per_image of a
+            step, gflop_per_second; after long training input_images_per_second, too, and whether
+            the phase was starved.
     """
 
     history: tuple[Mapping[str, Any], ...]
@@ -106,3 +116,4 @@ class Outcome:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     folds: tuple[tuple[float, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    speed: tuple[Mapping[str, Any], ...] = ()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from finetune_kit.backbones.classifier import Classifier
     from finetune_kit.data.types import ImageData, Split
+    from finetune_kit.features.activations import ActivationStore
     from finetune_kit.strategy.phases import Phase
     from finetune_kit.training.checkpoints import CheckpointStore
     from finetune_kit.training.companions import Companion
@@ -55,6 +56,7 @@ def run(
     identity: Mapping[str, Any] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     companion: "Companion | None" = None,
+    activations: "ActivationStore | None" = None,
 ) -> Outcome:
     """Trains a classifier phase by phase and leaves the chosen weights in it.
 
@@ -69,6 +71,8 @@ def run(
         identity: What an interrupted run must share with this one, JSON types.
         callbacks: Further callbacks for `fit`.
         companion: A source task that trains beside the target; no score is its own.
+        activations: Where what frozen stages make of the images is kept; None keeps it in memory
+            and forgets it at the end.
 
     Raises:
         ConfigError: A phase or option does not fit the classifier, or the checkpoint the run.
@@ -84,7 +88,7 @@ def run(
         statistics.re_estimate(classifier, images.train, seed=settings.seed)
     way = course.Course(
         classifier, phases, settings, num_classes=len(images.class_names), listeners=callbacks,
-        companion=companion,
+        companion=companion, store=activations,
     )  # fmt: skip
     diary = journal.Journal(checkpoints, identity or {})
     board = tensorboard.Board(tensorboard_dir, phases)
@@ -122,7 +126,10 @@ class _Attempt:
                 folded = self.images.validation is None and self.images.folds
                 outcome = self._with_folds(start) if folded else self._with_validation(start)
                 restarts = tuple(self.restarts)
-                return dataclasses.replace(outcome, restarts=restarts, notes=notes)
+                speed = self.way.speed
+                notes = (*notes, *self.way.prefixes.notes, *_bottlenecks(speed))
+                self.board.seconds(self.way.seconds)
+                return dataclasses.replace(outcome, restarts=restarts, notes=notes, speed=speed)
             except course.Explosion as explosion:
                 self._answer(explosion)
                 start = None
@@ -217,12 +224,13 @@ class _Attempt:
             self._write()
 
     def _write(self) -> None:
-        variables, optimizer = self.way.capture()
-        self.diary.write(
-            journal.Standing(
-                self.way.scales, tuple(self.restarts), tuple(self.books), variables, optimizer
+        with self.way.clock.time("checkpoints"):
+            variables, optimizer = self.way.capture()
+            self.diary.write(
+                journal.Standing(
+                    self.way.scales, tuple(self.restarts), tuple(self.books), variables, optimizer
+                )
             )
-        )
 
     def _tell(self, row: ledger.Row, *, final_rows: list[ledger.Row]) -> None:
         """Tells TensorBoard a row of the final course, with what the folds said of its epoch."""
@@ -266,6 +274,17 @@ class _Attempt:
     def _steps(self, images: int) -> int:
         epochs = sum(phase.epochs for phase in self.phases)
         return epochs * data.steps_per_epoch(images, self.settings.batch_size)
+
+
+def _bottlenecks(speed: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Returns a sentence for every phase that waited for its images."""
+    return tuple(
+        f"phase {row['phase']!r} waits for images: {row['input_images_per_second']:.0f} a second "
+        f"come, {row['images_per_second']:.0f} are trained on. More --cache_mb, a --cache_dir or a "
+        "weaker --augment would help."
+        for row in speed
+        if row.get("starved")
+    )
 
 
 def _means(books: Sequence[ledger.Ledger], point: int) -> dict[str, float]:

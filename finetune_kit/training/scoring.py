@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import keras
 
     from finetune_kit.data.types import Split
+    from finetune_kit.features.activations import Kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +57,26 @@ class Score:
 class Scorer:
     """Scores a split with a model, again and again; the model's graph is traced once."""
 
-    def __init__(self, model: "keras.Model", split: "Split", *, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: "keras.Model",
+        split: "Split",
+        *,
+        batch_size: int,
+        activations: "Kept | None" = None,
+    ) -> None:
         """Prepares the batches.
 
         Args:
             model: float32 [b, s, s, 3] in [0, 255] to logits float32 [b, C].
             split: n images.
             batch_size: Images a forward pass; it does not change the result.
+            activations: What the model takes in the place of the images.
         """
         self._model, self._labels = model, split.labels
-        self._batches = data.evaluation_batches(split, batch_size=batch_size)
+        self._batches = data.evaluation_batches(
+            split, batch_size=batch_size, activations=activations
+        )
 
     def score(self) -> Score:
         """Returns the score at the model's present weights."""

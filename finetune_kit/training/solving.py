@@ -11,6 +11,7 @@ from finetune_kit.training import scoring
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
     from finetune_kit.data.types import Split
+    from finetune_kit.training.prefixes import Prefixes
 
 
 class Solver:
@@ -20,37 +21,36 @@ class Solver:
         seconds: Seconds spent on features and on heads.
     """
 
-    def __init__(self, classifier: "Classifier", *, num_classes: int, seed: int) -> None:
+    def __init__(
+        self, classifier: "Classifier", prefixes: "Prefixes", *, num_classes: int, seed: int
+    ) -> None:
         """Knows no features yet.
 
         Args:
             classifier: Its head is overwritten by `solve`.
+            prefixes: Where features come from; those of the same weights are computed once.
             num_classes: C.
             seed: Draws the folds of the head's regularisation.
         """
-        self._classifier, self._num_classes, self._seed = classifier, num_classes, seed
-        self._known: dict[int, np.ndarray] = {}
+        self._classifier, self._prefixes = classifier, prefixes
+        self._num_classes, self._seed = num_classes, seed
         self.seconds = {"features": 0.0, "head": 0.0}
 
     def solve(
-        self, train: "Split", held_out: "Split | None", *, reuse: bool
+        self, train: "Split", held_out: "Split | None"
     ) -> "tuple[scoring.Score, scoring.Score | None]":
         """Solves the head on `train` and writes it into the classifier.
 
         Args:
             train: Images to solve on.
             held_out: Images to score.
-            reuse: Whether features computed before still hold, that is, whether the backbone has
-                the weights it had then.
 
         Returns:
             The scores of both splits.
         """
-        if not reuse:
-            self._known.clear()
         began = time.perf_counter()
-        rows = self._rows(train)
-        others = None if held_out is None else self._rows(held_out)
+        rows = self._rows(train, training=True)
+        others = None if held_out is None else self._rows(held_out, training=False)
         self.seconds["features"] += time.perf_counter() - began
         began = time.perf_counter()
         solution = features.solve_head(
@@ -58,27 +58,14 @@ class Solver:
         )
         features.copy_head(solution, self._classifier)
         self.seconds["head"] += time.perf_counter() - began
-        if not reuse:
-            self._known.clear()
         own = _score(solution, rows, train.labels)
         if held_out is None or others is None:
             return own, None
         return own, _score(solution, others, held_out.labels)
 
-    def _rows(self, split: "Split") -> np.ndarray:
-        """Returns the features of a split, float32 [n, d]; only images not met before are run."""
-        known = self._known.get(id(split.store))
-        size = int(split.indices.max()) + 1
-        width = self._classifier.features.output_shape[-1]
-        if known is None or len(known) < size:
-            grown = np.full((size, width), np.nan, np.float32)
-            if known is not None:
-                grown[: len(known)] = known
-            known = self._known[id(split.store)] = grown
-        new = np.isnan(known[split.indices, 0])
-        if new.any():
-            known[split.indices[new]] = features.extract(self._classifier, split.take(new))
-        return known[split.indices]
+    def _rows(self, split: "Split", *, training: bool) -> np.ndarray:
+        """Returns the features of a split, float32 [n, d]."""
+        return self._prefixes.features(split, training=training).rows(split.indices)[0]
 
 
 def _score(solution: features.HeadSolution, rows: np.ndarray, labels: np.ndarray) -> scoring.Score:

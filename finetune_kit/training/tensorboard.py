@@ -54,6 +54,16 @@ class Board:
         self._writer.flush()
         self._told = len(restarts)
 
+    def seconds(self, parts: Mapping[str, float]) -> None:
+        """Writes where the time went, a scalar for each part."""
+        if self._writer is None:
+            return
+        import tensorflow as tf
+
+        with self._writer.as_default(step=0):
+            for part, seconds in parts.items():
+                tf.summary.scalar(f"seconds/{part}", seconds)
+
     def close(self) -> None:
         """Flushes and closes the log."""
         if self._writer is not None:

@@ -1,8 +1,11 @@
 """Seconds of a plan by arithmetic."""
 
+import dataclasses
+
 import pytest
 
 from finetune_kit import checks, strategy
+from finetune_kit.strategy import costs
 from finetune_kit.strategy.candidates import CANDIDATES
 from finetune_kit.strategy.costs import Costs, steps
 
@@ -15,17 +18,46 @@ def phases_of(name, epochs=10):
     return CANDIDATES[name].phases(GROUPS, tuning)
 
 
-def test_training_everything_is_a_forward_and_two_backward_passes() -> None:
-    assert COSTS.step([True, True, True]) == pytest.approx(0.03)
+SHARES = (0.5, 0.3, 0.2)
 
 
-def test_nothing_below_the_first_open_stage_is_differentiated() -> None:
-    assert COSTS.step([False, False, True]) == pytest.approx(0.01 * (1 + 2 * 0.2))
-    assert COSTS.step([False, False, False]) == pytest.approx(0.01)
+@pytest.mark.parametrize(
+    ("opened", "kept", "expected"),
+    [
+        ((True, True, True), False, (1.0, 2.0)),
+        ((False, False, True), False, (1.0, 2 * 0.2)),
+        ((False, False, True), True, (0.2, 2 * 0.2)),
+        ((False, False, False), False, (1.0, 0.0)),
+        ((False, False, False), True, (0.0, 0.0)),
+        # Gradients cross a frozen stage by its input alone.
+        ((True, False, False), True, (1.0, 2 * 0.5 + 0.5)),
+    ],
+)
+def test_operations_are_those_of_the_stages_that_run(opened, kept, expected) -> None:
+    assert costs.operations(SHARES, opened, kept=kept) == pytest.approx(expected)
 
 
-def test_a_frozen_stage_that_is_crossed_has_gradients_of_its_input_alone() -> None:
-    assert COSTS.step([True, False, False]) == pytest.approx(0.01 * (1 + 2 * 0.5 + 0.5))
+@pytest.mark.parametrize(
+    ("augment", "views", "epochs", "repeated"),
+    [("none", 0, 10, 1), ("none", 4, 10, 1), ("light", 0, 10, 0), ("light", 4, 10, 4),
+     ("light", 10, 10, 0), ("strong", 4, 10, 0), ("none", 0, 1, 0)],
+)  # fmt: skip
+def test_views_repeat_where_there_are_fewer_than_epochs(augment, views, epochs, repeated) -> None:
+    tuning = strategy.Tuning(learning_rate=1e-3, epochs=epochs, augment=augment)
+    (phase,) = (strategy.last_stages(GROUPS, 1, tuning),)
+    assert costs.repeated_views(phase, views) == repeated
+
+
+def test_frozen_stages_that_are_kept_run_once_a_view() -> None:
+    tuning = strategy.Tuning(learning_rate=1e-3, epochs=10)
+    plan = (strategy.last_stages(GROUPS, 1, tuning),)
+    kept = dataclasses.replace(COSTS, views=4)
+    epoch = 100 * 0.01 * (0.2 + 2 * 0.2)
+    assert kept.train(plan, 100) == pytest.approx(5.0 + 4 * 100 * 0.01 * 0.8 + 10 * epoch)
+    whole = dataclasses.replace(kept, keep=False)
+    assert whole.train(plan, 100) == pytest.approx(5.0 + 10 * 100 * 0.01 * (1 + 2 * 0.2))
+    # Of the same budget, more epochs are left.
+    assert kept.affordable(plan, 100, 25.0) > whole.affordable(plan, 100, 25.0)
 
 
 def test_a_solved_head_takes_no_training() -> None:

@@ -14,6 +14,9 @@ SUITES = {
     "advice": ("apps.benchmarks.advice", "Whether the advisor's plans are the best ones."),
     "cell": ("apps.benchmarks.cell", "One cell of `advice`: plans on one draw; prints JSON."),
     "recipes": ("apps.benchmarks.recipes", "Recipes and baselines on several sets of images."),
+    "cache": ("apps.benchmarks.cache", "Frozen stages run once, against plain Keras."),
+    "peers": ("apps.benchmarks.against", "Whole processes against other programs."),
+    "plain": ("apps.benchmarks.plain", "One run of plain Keras for `cache`; prints JSON."),
     "guide": ("apps.benchmarks.guide", "One run of a baseline, the Keras guide; prints JSON."),
     "step": ("apps.benchmarks.step", "What rates by depth cost in time a step."),
 }

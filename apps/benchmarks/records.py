@@ -101,7 +101,7 @@ def load(path: str | os.PathLike[str]) -> list[Row]:
     Raises:
         DataError: A line that is no row; a last line that was cut off is passed over instead.
     """
-    return _each_line(path, _row)
+    return _each_line(path, row)
 
 
 def append_lines(path: str | os.PathLike[str], values: Sequence[Mapping[str, Any]]) -> None:
@@ -181,8 +181,9 @@ def now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _row(values: dict[str, Any]) -> Row:
-    return Row(**values | {"protocol": Protocol(**values["protocol"])})
+def row(values: Mapping[str, Any]) -> Row:
+    """Returns the row that a line of a file holds."""
+    return Row(**dict(values) | {"protocol": Protocol(**values["protocol"])})
 
 
 def _each_line(path: str | os.PathLike[str], make: Callable[[dict[str, Any]], T]) -> list[T]:

@@ -15,10 +15,14 @@ SUITES = {
     "cell": ("apps.benchmarks.cell", "One cell of `advice`: plans on one draw; prints JSON."),
     "recipes": ("apps.benchmarks.recipes", "Recipes and baselines on several sets of images."),
     "cache": ("apps.benchmarks.cache", "Frozen stages run once, against plain Keras."),
+    "views": ("apps.benchmarks.views", "What a fixed number of augmented views costs and saves."),
     "peers": ("apps.benchmarks.against", "Whole processes against other programs."),
     "plain": ("apps.benchmarks.plain", "One run of plain Keras for `cache`; prints JSON."),
     "guide": ("apps.benchmarks.guide", "One run of a baseline, the Keras guide; prints JSON."),
     "step": ("apps.benchmarks.step", "What rates by depth cost in time a step."),
+    "input": ("apps.benchmarks.input", "From files to batches, against Keras' tutorials."),
+    "scale": ("apps.benchmarks.scale", "Memory and time of streaming, by number of images."),
+    "feed": ("apps.benchmarks.feed", "One run of an input pipeline; prints JSON."),
 }
 
 

@@ -7,13 +7,14 @@ without its sample size and interval is an opinion, so none leaves this module w
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse
-import scipy.special
 
 from finetune_kit import checks
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 RESAMPLES = 1000  # Efron & Tibshirani 1993, sec. 12.4: enough for the tails of a 95 % interval
@@ -164,6 +165,8 @@ def mean(values: Sequence[float] | np.ndarray) -> Estimate:
     Raises:
         ConfigError: Fewer than two values, or one that is not finite.
     """
+    import scipy.special  # takes longer to import than a bad flag may take to be found
+
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
         raise checks.ConfigError(
@@ -208,7 +211,7 @@ class _Statistics:
             on as many images with the same confidences.
     """
 
-    table: scipy.sparse.csr_matrix
+    table: "scipy.sparse.csr_matrix"
     counts: np.ndarray
     bins: int
     noise: float
@@ -217,6 +220,8 @@ class _Statistics:
     def of(
         cls, labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray
     ) -> "_Statistics":
+        import scipy.sparse
+
         order = np.argsort(labels, kind="stable")
         labels, predicted, probabilities = labels[order], predicted[order], probabilities[order]
         n, classes = probabilities.shape

@@ -92,7 +92,8 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
             "network for as many epochs, the kit solves the head first. Medians over the turns; "
             "ratios are those within a turn, with the least and the greatest. The floor is a "
             "process that imports TensorFlow and runs the training images once, decoding "
-            "included. Nothing is augmented, so both see the same pixels in every epoch.",
+            "included. Nothing is augmented, so both see the same pixels in every epoch; for the "
+            "head alone, plain Keras is the first phase of its own guide, augmentation included.",
             markdown.grid(headings, table),
             _machines(lines),
         ]
@@ -151,8 +152,8 @@ def _run(arm: str, config: Config, folder: pathlib.Path) -> dict[str, Any]:
     shared = [f"--data={folder}", *_network_flags(config)]
     words = [*methods.KIT, "benchmark", "plain", *shared, f"--stages={config.stages}",
              f"--epochs={config.epochs}", "--floor" if arm == "floor" else "--nofloor"]  # fmt: skip
-    if not config.stages:
-        words.append("--learning_rate=0.001")  # of the guide, for a head alone
+    if not config.stages:  # the first phase of Keras' guide
+        words += ["--learning_rate=0.001", "--augment"]
     finished = peers.call(words)
     line = json.loads(next(row for row in finished.output.splitlines() if row.startswith("{")))
     kept = {name: line[name] for name in ("epochs", "accuracy") if name in line}

@@ -15,7 +15,7 @@ SUITES = {
     "cell": ("apps.benchmarks.cell", "One cell of `advice`: plans on one draw; prints JSON."),
     "recipes": ("apps.benchmarks.recipes", "Recipes and baselines on several sets of images."),
     "cache": ("apps.benchmarks.cache", "Frozen stages run once, against plain Keras."),
-    "views": ("apps.benchmarks.views", "What a fixed number of augmented views costs and saves."),
+    "variants": ("apps.benchmarks.variants", "What one option changes in accuracy and time."),
     "peers": ("apps.benchmarks.against", "Whole processes against other programs."),
     "plain": ("apps.benchmarks.plain", "One run of plain Keras for `cache`; prints JSON."),
     "guide": ("apps.benchmarks.guide", "One run of a baseline, the Keras guide; prints JSON."),

@@ -95,7 +95,7 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
             "included. Nothing is augmented, so both see the same pixels in every epoch; for the "
             "head alone, plain Keras is the first phase of its own guide, augmentation included.",
             markdown.grid(headings, table),
-            _machines(lines),
+            markdown.machines(lines),
         ]
     )
 
@@ -122,9 +122,7 @@ def _cells(turns: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _spread(ratios: Any) -> str:
-    if not len(ratios):
-        return markdown.MISSING
-    return f"{np.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+    return markdown.spread(ratios) if len(ratios) else markdown.MISSING
 
 
 def _title(line: Mapping[str, Any]) -> str:
@@ -134,15 +132,6 @@ def _title(line: Mapping[str, Any]) -> str:
         f"{line['backbone']}{arguments} at {line['image_size']} px, {line['n']} images, {opened}, "
         f"{line['epochs']} epochs"
     )
-
-
-def _machines(lines: Sequence[Mapping[str, Any]]) -> str:
-    found = dict.fromkeys(
-        f"- {line['machine']}; "
-        + ", ".join(f"{name} {version}" for name, version in line["versions"].items())
-        for line in lines
-    )
-    return "\n".join(found)
 
 
 def _run(arm: str, config: Config, folder: pathlib.Path) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Tables and numbers as Markdown has them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from finetune_kit import metrics
 
@@ -37,6 +40,21 @@ def interval(estimate: metrics.Estimate | None, *, signed: bool = False) -> str:
     if estimate is None:
         return MISSING
     return f"[{_number(estimate.low, signed)}, {_number(estimate.high, signed)}]"
+
+
+def spread(ratios: Sequence[float] | np.ndarray) -> str:
+    """Returns `2.00 [1.00, 3.00]`: the median with the least and the greatest."""
+    return f"{np.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+
+
+def machines(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Returns a list of what rows were measured on: their `machine` and `versions`."""
+    found = dict.fromkeys(
+        f"- {line['machine']}; "
+        + ", ".join(f"{name} {version}" for name, version in line["versions"].items())
+        for line in lines
+    )
+    return "\n".join(found)
 
 
 def _number(share: float, signed: bool) -> str:

@@ -11,7 +11,7 @@ from finetune_kit.results import files
 SUITES = {
     "input": ("input.jsonl", "apps.benchmarks.input"),
     "cache": ("cache.jsonl", "apps.benchmarks.cache"),
-    "views": ("views.jsonl", "apps.benchmarks.views"),
+    "variants": ("variants.jsonl", "apps.benchmarks.variants"),
     "peers": ("peers.jsonl", "apps.benchmarks.against"),
     "scale": ("scale.jsonl", "apps.benchmarks.scale"),
 }

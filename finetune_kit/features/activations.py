@@ -23,6 +23,7 @@ import keras
 import numpy as np
 
 from finetune_kit import console, data
+from finetune_kit.features import cuts
 
 if TYPE_CHECKING:
     from finetune_kit.data.types import Split
@@ -129,12 +130,12 @@ class ActivationStore:
         if not len(split):
             return Kept(tuple(np.zeros((0, 1, *t.shape[1:]), str(t.dtype)) for t in tensors))
         count = 1 if views is None else views.count
-        wanted = {id(t): self._table(pixels, t, split, views, free=whatever) for t in tensors}
+        wanted = {id(t): self._table(t, split, views, free=whatever) for t in tensors}
         missing = [t for t in tensors if wanted[id(t)].lacks(split.indices, count).any()]
         if missing:
             with contextlib.suppress(NoRoomError):  # what is for later may not fit
                 for tensor in also:
-                    wanted[id(tensor)] = self._table(pixels, tensor, split, views)
+                    wanted[id(tensor)] = self._table(tensor, split, views)
                     missing.append(tensor)
             self._compute(pixels, missing, [wanted[id(t)] for t in missing], split, views)
         return Kept(tuple(wanted[id(t)].array for t in tensors))
@@ -154,14 +155,13 @@ class ActivationStore:
 
     def _table(
         self,
-        pixels: Any,
         tensor: Any,
         split: "Split",
         views: Views | None,
         *,
         free: bool = False,
     ) -> "_Table":
-        key = (_digest(keras.Model(pixels, tensor), views), id(split.store))
+        key = (_digest(tensor, views), id(split.store))
         if key not in self._tables:
             self._tables[key] = _Table(split.store)
         table = self._tables[key]
@@ -280,13 +280,13 @@ def _row_bytes(tensor: Any) -> int:
     return int(math.prod(tensor.shape[1:])) * dtype.itemsize
 
 
-def _digest(model: keras.Model, views: Views | None) -> str:
+def _digest(tensor: Any, views: Views | None) -> str:
     """Returns what activations depend on besides the images: weights, layers and views."""
     total = hashlib.blake2b(repr(views).encode(), digest_size=16)
-    for layer in model.layers:
+    for layer in cuts.layers_before([tensor]):
         total.update(f"{layer.name} {type(layer).__name__}".encode())
-    for variable in model.variables:
-        value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
-        total.update(f"{variable.path} {value.dtype} {value.shape}".encode())
-        total.update(value.tobytes())
+        for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
+            value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+            total.update(f"{variable.path} {value.dtype} {value.shape}".encode())
+            total.update(value.tobytes())
     return total.hexdigest()

@@ -1,6 +1,7 @@
 """A network cut in two where everything before the cut is frozen."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -41,15 +42,34 @@ def cut(classifier: "Classifier", stages: int) -> Cut | None:
     else:
         tensors = [classifier.backbone.stages[stages - 1].output]
         tensors += _pooled_before(classifier, names[: stages - 1])
-    if draws(keras.Model(classifier.model.inputs[0], tensors)):
+    if any(layer._seed_generators for layer in layers_before(tensors)):
         return None
     inputs = tensors if len(tensors) > 1 else tensors[0]
     return Cut(tuple(tensors), keras.Model(inputs, classifier.model.outputs[0]))
 
 
-def draws(model: keras.Model) -> list[str]:
-    """Returns the names of the layers of a model that draw random numbers in training."""
-    return [layer.name for layer in model._flatten_layers() if layer._seed_generators]
+def layers_before(tensors: Sequence[Any]) -> list[keras.layers.Layer]:
+    """Returns the layers that lead to symbolic tensors, those within layers included, each once.
+
+    It walks the graph; a `keras.Model` of the same would be built anew, which takes a second for a
+    large network.
+    """
+    found: dict[int, keras.layers.Layer] = {}
+    left, seen = list(tensors), set[int]()
+    while left:
+        operation, index, _ = left.pop()._keras_history
+        node = operation._inbound_nodes[index]
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        left += node.input_tensors
+        found |= {id(layer): layer for layer in _layers_of(operation)}
+    return list(found.values())
+
+
+def _layers_of(operation: Any) -> Iterable[keras.layers.Layer]:
+    if isinstance(operation, keras.layers.Layer):
+        yield from operation._flatten_layers()
 
 
 def _pooled_before(classifier: "Classifier", stages: list[str]) -> list[Any]:

@@ -38,19 +38,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 
 def batches(
-    split: types.Split,
-    *,
-    num_classes: int,
-    batch_size: int,
-    seed: int,
-    epochs: int,
-    first_epoch: int = 0,
-    first_step: int = 0,
-    augmentation: str = "none",
-    views: int = 0,
-    activations: Activations | None = None,
-    sampling: str = "natural",
-    class_weights: np.ndarray | None = None,
+    split: types.Split, *, seed: int, sampling: str = "natural", **others: Any
 ) -> tf.data.Dataset:
     """Returns the training batches of epochs `first_epoch` to `epochs` - 1 as one stream.
 
@@ -59,18 +47,15 @@ def batches(
 
     Args:
         split: n images.
-        num_classes: C.
-        batch_size: Images a batch; a batch never crosses an epoch.
         seed: Any integer.
-        epochs: End of the last epoch, counted from 0.
-        first_epoch: Epoch to start with.
-        first_step: Batches of `first_epoch` to leave out.
-        augmentation: A level of `levels.LEVELS`.
-        views: Views an image in all, taken in turn from epoch to epoch; 0 draws new ones.
-        activations: What a frozen network has made of those views; it takes the place of the images
-            in the batch.
         sampling: "natural": each image once an epoch; "balanced": each class equally often.
-        class_weights: float32 [C], adds a weight for each image to the batch.
+        **others: Of `ordered_batches`. num_classes: C. batch_size: images a batch; a batch never
+            crosses an epoch. epochs: end of the last epoch, counted from 0. first_epoch: epoch to
+            start with. first_step: batches of it to leave out. augmentation: a level of
+            `levels.LEVELS`. views: views an image in all, taken in turn from epoch to epoch; 0
+            draws new ones. activations: what a frozen network has made of those views, which takes
+            the place of the images in the batch. class_weights: float32 [C], adds a weight for
+            each image to the batch.
 
     Returns:
         Images float32 [b, s, s, 3] in [0, 255], labels float32 [b, C] that sum to 1, and with
@@ -80,20 +65,8 @@ def batches(
         ConfigError: An unknown level or sampling, or a batch size below 1.
     """
     checks.one_of("sampling", sampling, SAMPLINGS)
-    return ordered_batches(
-        split,
-        functools.partial(places_of, split, sampling, seed=seed),
-        num_classes=num_classes,
-        batch_size=batch_size,
-        seed=seed,
-        epochs=epochs,
-        first_epoch=first_epoch,
-        first_step=first_step,
-        augmentation=augmentation,
-        views=views,
-        activations=activations,
-        class_weights=class_weights,
-    )
+    order_of = functools.partial(places_of, split, sampling, seed=seed)
+    return ordered_batches(split, order_of, seed=seed, **others)
 
 
 def ordered_batches(

@@ -125,8 +125,7 @@ def advise(
     Raises:
         ConfigError: No such candidate.
     """
-    experience = experience or experience_lib.read()
-    known = experience.gains(evidence)
+    known = (experience := experience or experience_lib.read()).gains(evidence)
     ways = {
         name: dataclasses.replace(way, rate=1.0) if setting.rate_given else way
         for name, way in candidates_lib.CANDIDATES.items()
@@ -138,8 +137,8 @@ def advise(
         checks.one_of("plan", plan, built)
         gains.setdefault(plan, 0.0)
     affordable = {name: gain for name, gain in gains.items() if built[name]} or gains
-    others = (name for name in ordered(affordable, evidence, experience) if name != plan)
-    order = [*([plan] if plan else []), *others]
+    order = [name for name in ordered(affordable, evidence, experience) if name != plan]
+    order = [plan, *order] if plan else order
     chosen, second = order[0], order[1] if len(order) > 1 else None
     full = ways[chosen].phases(setting.groups, setting.tuning, shift=evidence.shift)
     sequence = built[chosen] or full
@@ -154,8 +153,8 @@ def advise(
         confidence=experience.confidence(gains, chosen),
         because=because if plan else _text(chosen, evidence, experience),
     )
-    decisions = explaining.explain(choice, evidence, setting.why, experience)
-    return Plan(choice=choice, decisions=decisions, evidence=evidence)
+    lines = explaining.explain(choice, evidence, setting.why, experience)
+    return Plan(choice=choice, decisions=lines, evidence=evidence)
 
 
 def ordered(

@@ -70,14 +70,12 @@ def run(
         resume: Go on from the newest checkpoint, if there is one.
         identity: What an interrupted run must share with this one, JSON types.
         callbacks: Further callbacks for `fit`.
-        companion: A source task that trains beside the target; no score is its own.
-        activations: Where what frozen stages make of the images is kept; None keeps it in memory
-            and forgets it at the end.
+        companion: A source task beside the target; no score is its own.
+        activations: Where what frozen stages make of the images is kept; None is memory.
 
     Raises:
         ConfigError: A phase or option does not fit the classifier, or the checkpoint the run.
-        NumericsError: The loss exploded at every rate that was tried, or became NaN later; the
-            classifier holds the last good weights.
+        NumericsError: The loss exploded at every rate, or became NaN; the last good weights stay.
     """
     strategy.check(phases, classifier.groups)
     applying.check(classifier, phases)
@@ -87,11 +85,11 @@ def run(
     if settings.batch_norm_statistics == "target":
         statistics.re_estimate(classifier, images.train, seed=settings.seed)
     way = course.Course(
-        classifier, phases, settings, num_classes=len(images.class_names), listeners=callbacks,
-        companion=companion, store=activations,
+        classifier, phases, settings, num_classes=images.num_classes,
+        listeners=callbacks, companion=companion, store=activations,
     )  # fmt: skip
-    diary = journal.Journal(checkpoints, identity or {})
     board = tensorboard.Board(tensorboard_dir, phases)
+    diary = journal.Journal(checkpoints, identity or {})
     attempt = _Attempt(way, tuple(phases), images, settings, diary, board)
     try:
         return attempt.persist(diary.read() if resume else None)

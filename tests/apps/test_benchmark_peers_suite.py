@@ -66,7 +66,7 @@ def test_only_what_has_no_row_is_run_and_a_failure_is_not_one(tmp_path, capsys) 
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit(3)\n")
     words = ["benchmark", "peers", f"--data_root={tmp_path / 'sets'}", "--weights=none",
-             "--per_class=3", "--recipes=none", f"--peer={script}", f"--rows={tmp_path / 'r.jsonl'}",
+             "--per_class=3", "--recipes=none", f"--peer={script}", f"--rows={tmp_path / 'r'}",
              f"--output={tmp_path / 'page.md'}"]  # fmt: skip
     assert apps_main.run(words) == 0
     assert apps_main.run(words) == 0

@@ -84,10 +84,8 @@ def run(
         settings = dataclasses.replace(settings, patience=0)
     if settings.batch_norm_statistics == "target":
         statistics.re_estimate(classifier, images.train, seed=settings.seed)
-    way = course.Course(
-        classifier, phases, settings, num_classes=images.num_classes,
-        listeners=callbacks, companion=companion, store=activations,
-    )  # fmt: skip
+    way = course.Course(classifier, phases, settings, num_classes=images.num_classes,
+                        listeners=callbacks, companion=companion, store=activations)  # fmt: skip
     board = tensorboard.Board(tensorboard_dir, phases)
     diary = journal.Journal(checkpoints, identity or {})
     attempt = _Attempt(way, tuple(phases), images, settings, diary, board)

@@ -29,7 +29,7 @@ RATE = 1e-4
 class Config:
     """One run of plain Keras."""
 
-    data: str = settings.option("A case: a folder with train/ and test/.", "")
+    data: str = settings.option("A set of images: a folder, see `benchmark recipes`.", "")
     weights: str = settings.option("imagenet, none, or a weights file.", "")
     backbone: str = settings.option("Network to start from.", "mobilenet_v2")
     backbone_args: str = settings.option("Arguments of the network, as in alpha=0.25.", "")
@@ -43,10 +43,8 @@ class Config:
 
     def __post_init__(self) -> None:
         settings.check_options(self)
-        if not (pathlib.Path(self.data) / cases.TRAIN).is_dir():
-            raise checks.DataError(
-                f"--data needs a folder with {cases.TRAIN}/. {checks.received(data=self.data)}"
-            )
+        if not pathlib.Path(self.data).is_dir() or not self.data:
+            raise checks.DataError(f"--data needs a folder. {checks.received(data=self.data)}")
 
 
 def main(argv: list[str]) -> int:

@@ -69,7 +69,9 @@ def test_the_work_directory_holds_what_others_rely_on(finished) -> None:
 def test_the_parts_of_the_time_do_not_exceed_the_whole(finished) -> None:
     seconds = dict(finished[1]["seconds"])
     total = seconds.pop("total")
-    assert {"data", "backbone", "features", "head", "training", "evaluation"} <= seconds.keys()
+    assert seconds.keys() >= {
+        "data", "backbone", "features", "head", "forward", "backward", "validation", "evaluation"
+    }  # fmt: skip
     assert 0 < sum(seconds.values()) <= total
 
 

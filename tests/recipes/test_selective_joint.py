@@ -68,7 +68,7 @@ def test_the_report_says_what_trained_beside_and_the_model_knows_the_target_alon
         note,
     )
     assert 3 < int(found[1]) <= 3 * report.data["images"]["train"]
-    assert {"source", "selection", "training"} <= report.seconds.keys()
+    assert {"source", "selection", "forward"} <= report.seconds.keys()
     model = keras.saving.load_model(tmp_path / "run" / "model.keras")
     assert model.output_shape == (None, 3)
     assert [weight.shape for weight in model.weights if "head" in weight.path] == [(256, 3), (3,)]

@@ -6,6 +6,7 @@ finetune-kit advise --data=photos --candidates=mobilenet,resnet50,weights/mine.w
 
 import dataclasses
 import pathlib
+import shlex
 import sys
 from typing import Any
 
@@ -29,7 +30,7 @@ class Config(settings.Choices, settings.Source):
         super().__post_init__()
         settings.seconds(self.time_budget)
         for name in self.ranked():
-            if not pathlib.Path(name).is_file():
+            if catalogue.is_own(name) or not pathlib.Path(name).is_file():
                 catalogue.canonical(name)
 
     def ranked(self) -> tuple[str, ...]:
@@ -75,7 +76,7 @@ def _next(config: Config) -> str:
     own = {field.name for field in dataclasses.fields(settings.Settings)}
     own |= {field.name for field in dataclasses.fields(settings.Choices)}
     words = [word for word in flags.as_words(config) if word.lstrip("-").split("=")[0] in own]
-    return "train with  finetune-kit finetune " + " ".join(words) + " --workdir=runs/1"
+    return "train with  finetune-kit finetune " + shlex.join(words) + " --workdir=runs/1"
 
 
 if __name__ == "__main__":

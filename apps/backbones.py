@@ -2,6 +2,7 @@
 
 finetune-kit backbones
 finetune-kit backbones mobilenet_v2 --weights=none
+finetune-kit backbones mine.keras
 """
 
 import dataclasses
@@ -23,6 +24,11 @@ class Config:
 
     weights: str = settings.option("none, imagenet or a weights file, which may set the width.",
                                    "none")  # fmt: skip
+    dense_top: str = settings.option(
+        "Hidden dense layers behind the features: left out, or kept as convolutions.",
+        catalogue.DENSE_TOPS[0],
+        choices=catalogue.DENSE_TOPS,
+    )
     backbone_args: str = settings.option("Arguments of the network, as in alpha=0.25.", "")
     image_size: int = settings.option("Side of the input; 0 is the network's default.", 0, low=0)
 
@@ -38,8 +44,10 @@ def main(argv: list[str]) -> int:
         return 0
     flags.refuse_words("backbones", words[1:])
     catalogue.image_size(words[0], config.image_size)
+    catalogue.check_arguments(words[0], settings.arguments(config.backbone_args))
 
     from finetune_kit import backbones
+    from recipes import loading
 
     backbone = backbones.load(
         words[0],
@@ -47,6 +55,9 @@ def main(argv: list[str]) -> int:
         weights=config.weights,
         arguments=settings.arguments(config.backbone_args),
     )
+    if config.dense_top == catalogue.KEPT:
+        backbone = backbones.keep_dense(backbone)
+    loading.say_keys(backbone)
     title = f"{backbone.name}, {backbone.image_size} px, weights {backbone.weights}"
     columns = ["stage", "layers", "parameters", "MFLOPs", "output", "first and last layer"]
     console.table(title, columns, stage_rows(backbone))

@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": ("apps.predict", "Classify files or a folder."),
     "compare": ("apps.compare", "Put several runs into one table."),
     "backbones": ("apps.backbones", "List networks, or the stages of one."),
+    "audit-network": ("apps.audit_network", "Hold a network against the source text's rules."),
     "pretrain": ("apps.pretrain", "Train the bundled backbone."),
     "source-card": ("apps.source_card", "Write what a network sees of its source."),
     "benchmark": ("apps.benchmark", "Measure accuracy and speed against baselines."),

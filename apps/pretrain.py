@@ -1,8 +1,10 @@
-"""Trains the bundled backbone from random weights, and writes its source card.
+"""Trains the bundled backbone, or one of your own, from random weights; writes its source card.
 
 finetune-kit pretrain --data=tfds:cifar10 --workdir=runs/pretrain
+finetune-kit pretrain --data=tfds:cifar10 --workdir=runs/own '--backbone=spec:32-32|64-64|128'
 
-What it leaves in `<workdir>/bundled` is what the package ships in `finetune_kit/backbones/bundled`.
+What it leaves in `<workdir>/bundled` is what the package ships in `finetune_kit/backbones/bundled`;
+of another network, `<workdir>/backbone` holds what --weights and --source_card take.
 """
 
 import dataclasses
@@ -13,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from apps import flags
 from finetune_kit import checks, console, data
+from finetune_kit.backbones import catalogue
 from recipes import settings
 
 if TYPE_CHECKING:
-    from finetune_kit.backbones import Classifier, SourceCard
+    from finetune_kit.backbones import Backbone, Classifier, SourceCard
     from finetune_kit.data import ImageData
 
 WEIGHTS = "bundled.weights.h5"
 FOLDER = "bundled"
+OWN_FOLDER, OWN_WEIGHTS, OWN_CARD = "backbone", "backbone.weights.h5", "card.npz"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,10 @@ class Config:
     workdir: str = settings.option("Where weights, card and logs go; new or empty.", "")
     data_dir: str = settings.option("Where TensorFlow Datasets keeps its data sets.", "")
     terms: str = settings.option("Terms of use of the source images, for the card.", "")
+    backbone: str = settings.option(
+        "Network; a specification, as in spec:32-32|64, is one of your own.", catalogue.BUNDLED
+    )
+    backbone_args: str = settings.option("Arguments of the network, as in any_filters=True.", "")
     image_size: int = settings.option("Side of the input in pixels.", 32, low=32, high=128)
     validation_fraction: float = settings.option(
         "Share of the training images that chooses the best epoch.", 0.05, low=0.01, high=0.5
@@ -58,7 +66,15 @@ class Config:
         for name in ("data", "workdir"):
             if not getattr(self, name):
                 raise checks.ConfigError(f"pretrain needs --{name}. Received: {name}=''")
+        catalogue.image_size(self.backbone, self.image_size)
+        catalogue.check_arguments(self.backbone, settings.arguments(self.backbone_args))
         data.check_source(self.data, self.data_dir or None)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where weights and card go."""
+        is_bundled = catalogue.canonical(self.backbone) == catalogue.BUNDLED
+        return pathlib.Path(self.workdir) / (FOLDER if is_bundled else OWN_FOLDER)
 
 
 def main(argv: list[str]) -> int:
@@ -70,7 +86,7 @@ def main(argv: list[str]) -> int:
         f"test accuracy {card.accuracy['value']:.1%} [{card.accuracy['low']:.1%}, "
         f"{card.accuracy['high']:.1%}], n = {card.accuracy['n']}"
     )
-    console.say(f"weights and card  {pathlib.Path(config.workdir) / FOLDER}")
+    console.say(f"weights and card  {config.folder}")
     return 0
 
 
@@ -86,7 +102,11 @@ def run(config: Config) -> "SourceCard":
     images = _images(config)
     folder = results.prepare(config.workdir, overwrite=config.overwrite, resume=config.resume)
     backbone = backbones.load(
-        "bundled", image_size=config.image_size, weights="none", seed=config.seed
+        config.backbone,
+        image_size=config.image_size,
+        weights="none",
+        arguments=settings.arguments(config.backbone_args),
+        seed=config.seed,
     )
     classifier = backbones.attach_head(backbone, images.num_classes, seed=config.seed)
     tuning = strategy.Tuning(
@@ -113,11 +133,21 @@ def run(config: Config) -> "SourceCard":
         identity=_identity(config, images),
     )
     card = describe(config, classifier, images)
-    target = folder / FOLDER
-    target.mkdir(exist_ok=True)
-    backbone.model.save_weights(target / WEIGHTS)
-    backbones.card.write(card, target)
+    _leave(config, backbone, card)
     return card
+
+
+def _leave(config: Config, backbone: "Backbone", card: "SourceCard") -> None:
+    """Writes weights and card: as the package ships them, or as the flags take them."""
+    from finetune_kit import backbones
+
+    config.folder.mkdir(exist_ok=True)
+    if config.folder.name == FOLDER:
+        backbone.model.save_weights(config.folder / WEIGHTS)
+        backbones.card.write(card, config.folder)
+    else:
+        backbone.model.save_weights(config.folder / OWN_WEIGHTS)
+        backbones.card.write_file(card, config.folder / OWN_CARD)
 
 
 def _images(config: Config) -> "ImageData":

@@ -65,6 +65,10 @@ class Config:
     weights: str = settings.option(
         "imagenet or a weights file; empty is the bundled file, or imagenet.", ""
     )
+    preprocessing: str = settings.option(
+        "What a .keras or hub: model expects; empty is raw values from 0 to 255, or its own.", "",
+        choices=("", *catalogue.PREPROCESSING),
+    )  # fmt: skip
     backbone_args: str = settings.option("Arguments of the network, as in alpha=0.25.", "")
     image_size: int = settings.option(
         "Side of the input in pixels; 0 is the network's default.", 0, low=0
@@ -90,8 +94,11 @@ class Config:
             raise checks.WeightsError(
                 "A source card needs trained weights. Received: weights='none'"
             )
-        settings.arguments(self.backbone_args)
+        catalogue.check_arguments(self.backbone, settings.arguments(self.backbone_args))
         catalogue.image_size(self.backbone, self.image_size)
+        catalogue.refuse_unfit(
+            self.backbone, weights=self.weights, preprocessing=self.preprocessing
+        )
         if not _is_flat(self.data):
             data.check_source(self.data, self.data_dir or None)
 
@@ -114,6 +121,7 @@ def run(config: Config) -> "SourceCard":
     """
     from finetune_kit import backbones
     from finetune_kit.results import files
+    from recipes import loading
 
     size = catalogue.image_size(config.backbone, config.image_size)
     sample = _sample(config, size)
@@ -123,7 +131,9 @@ def run(config: Config) -> "SourceCard":
         weights=config.weights,
         arguments=settings.arguments(config.backbone_args),
         seed=config.seed,
+        preprocessing=config.preprocessing,
     )
+    loading.say_keys(backbone)
     card = describe(config, backbone, sample)
     with files.replacing(config.output, suffix=SUFFIX) as temporary:
         backbones.card.write_file(card, temporary)

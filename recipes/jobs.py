@@ -146,6 +146,7 @@ class Job(loading.Loaded[C]):
                 "image_size": backbone.image_size,
                 "parameters": backbone.model.count_params(),
                 "stages": [stage.name for stage in backbone.stages],
+                "keys": backbone.keys.to_dict() if backbone.keys else None,
             },
             advice=self.advice,
             phases=tuple(dataclasses.asdict(phase) for phase in phases),
@@ -202,7 +203,7 @@ def _identity(
 ) -> dict[str, Any]:
     """Returns what a run must share with an interrupted one to go on with it."""
     free = ("workdir", "overwrite", "resume", "tensorboard", "cache_mb", "cache_dir",
-            "keep_activations")  # fmt: skip
+            "keep_activations", "min_loaded")  # fmt: skip
     values = {name: v for name, v in dataclasses.asdict(config).items() if name not in free}
     source = {"source_fingerprint": companion.fingerprint} if companion else {}
     return {**values, **source, "recipe": recipe, "fingerprint": images.fingerprint}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=settings.Source)
 
+OWN_WEIGHTS = ("imagenet", "bundled")  # which fit the network that they come with
 AS_ADVISED = -1  # head_stages that the advisor chooses; until then the head sees the last one
 
 
@@ -88,7 +89,7 @@ def load(config: C) -> Loaded[C]:
 
 
 def load_backbone(config: settings.Source, *, weights: str) -> "Backbone":
-    """Returns the network that the settings name, with weights of any kind."""
+    """Returns the network that the settings name, with any weights; says what a file gave."""
     backbone = backbones.load(
         config.backbone,
         image_size=config.image_size,
@@ -98,10 +99,20 @@ def load_backbone(config: settings.Source, *, weights: str) -> "Backbone":
         seed=config.seed,
         source_card=config.source_card,
         preprocessing=config.preprocessing,
+        min_loaded=config.min_loaded,
     )
+    say_keys(backbone)
     if config.dense_top == backbones.catalogue.KEPT:
         return backbones.keep_dense(backbone)
     return backbone
+
+
+def say_keys(backbone: "Backbone") -> None:
+    """Writes one line on what a weights file gave, a warning where it did not give all."""
+    if backbone.keys is None or backbone.weights in OWN_WEIGHTS:
+        return
+    line = f"weights  {backbone.weights}: {backbone.keys.line()}"
+    (console.say if backbone.keys.is_complete else console.warn)(line)
 
 
 def attach(

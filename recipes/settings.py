@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_kit import checks, data, strategy
-from finetune_kit.backbones import catalogue
+from finetune_kit.backbones import catalogue, kinds
 from finetune_kit.strategy import candidates, phases, schedules
 from finetune_kit.training import options, presets
 
@@ -107,16 +107,22 @@ class Source:
         "",
     )
     backbone: str = option(
-        "Network to start from; `finetune-kit backbones` lists all. Or a .keras file of your own.",
+        "Network to start from; `finetune-kit backbones` lists all. Or a .keras file, or "
+        "hub:PRESET.",
         "bundled",
     )
     weights: str = option(
-        "imagenet, none, or a weights file; empty is the bundled file, the .keras file's own, or "
-        "imagenet.",
+        "imagenet, none, or a file: .weights.h5, .h5, .keras, or .safetensors of torchvision or "
+        "timm; empty is the bundled file, a .keras backbone's own, or imagenet.",
         "",
     )
+    min_loaded: float = option(
+        "Smallest share of the network's parameters that a weights file must give.",
+        catalogue.MIN_LOADED,
+        low=0.0, high=1.0,
+    )  # fmt: skip
     preprocessing: str = option(
-        "What the model in a .keras file expects; empty is raw values from 0 to 255.", "",
+        "What a .keras or hub: model expects; empty is raw values from 0 to 255, or its own.", "",
         choices=("", *catalogue.PREPROCESSING),
     )  # fmt: skip
     dense_top: str = option(
@@ -145,7 +151,7 @@ class Source:
         catalogue.refuse_unfit(
             self.backbone, weights=self.weights, preprocessing=self.preprocessing
         )
-        self.arguments()
+        catalogue.check_arguments(self.backbone, self.arguments())
         _needed("data", self.data, "a folder of images")
         data.check_source(self.data, self.data_dir or None)
         if os.path.exists(self.cache_dir) and not os.path.isdir(self.cache_dir):
@@ -154,6 +160,8 @@ class Source:
                 f"Received: cache_dir={self.cache_dir!r}, which is none."
             )
         check_weights(self.weights)
+        if self.dense_top == catalogue.KEPT:
+            catalogue.refuse_small(self.backbone, self.image_size)
         if self.source_card and self.dense_top == catalogue.KEPT:
             raise checks.ConfigError(
                 "A source card is of a network without its dense layers. Received: "
@@ -304,12 +312,13 @@ def seconds(text: str) -> float:
 
 
 def check_weights(weights: str) -> None:
-    """Raises `WeightsError` unless `weights` is "", imagenet, none or a file."""
+    """Raises a `KitError` unless `weights` is "", imagenet, none or a file that can be read."""
     if weights not in ("", "imagenet", "none") and not pathlib.Path(weights).is_file():
         raise checks.WeightsError(
             "--weights needs imagenet, none or a weights file. Received: "
             f"weights={weights!r}, which does not exist."
         )
+    kinds.refuse_unreadable(weights)
 
 
 def _needed(name: str, value: str, what: str) -> None:

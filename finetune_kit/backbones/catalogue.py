@@ -2,14 +2,28 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from finetune_kit import checks
+from finetune_kit.backbones import hub_names, model_files, specification
 
 BUNDLED = "bundled"
+OWN = "own"  # what the weights of a model of one's own are called
 # How raw [0, 255] pixels become what the network was trained on.
 #   none    inside the network        tf     x / 127.5 - 1
 #   caffe   BGR minus ImageNet means  torch  ImageNet mean and standard deviation
-PREPROCESSING = ("none", "tf", "caffe", "torch")
+#   unit    x / 255
+PREPROCESSING = ("none", "unit", "tf", "caffe", "torch")
+# What becomes of hidden dense layers behind the features: left out, or kept as convolutions.
+KEPT = "convolve"
+DENSE_TOPS = ("drop", KEPT)
+# Networks whose head flattens the map: side in pixels that it is made for.
+FLATTENING = {"vgg16": 224, "vgg19": 224}
+ANY_SIDE = 128  # default of a user's own model that takes images of any side
+# Least share of a network's parameters that a weights file must give, of which a head is no part:
+# with less, fine-tuning would rest on random layers in the midst of trained ones.
+MIN_LOADED = 0.9
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -18,10 +32,12 @@ class Entry:
     """What is known of a network before it is built.
 
     Attributes:
-        constructor: Name in `keras.applications`; "" for the bundled network.
-        preprocessing: One of `PREPROCESSING`.
+        constructor: Name in `keras.applications`; "" for the bundled network, those of a
+            specification and a user's own.
+        preprocessing: One of `PREPROCESSING`; of a user's own model, what holds unless told.
         min_size: Smallest input side in pixels that the constructor accepts.
-        default_size: Input side that is used unless another is asked for; a power of two (S1).
+        default_size: Input side that is used unless another is asked for; a power of two (S1), or
+            the side of a user's own model.
     """
 
     constructor: str
@@ -75,12 +91,31 @@ ENTRIES: dict[str, Entry] = {
 }
 
 
+def is_own(name: str) -> bool:
+    """Returns whether a name is that of a `.keras` file, or of a preset of KerasHub."""
+    return model_files.is_file_name(name) or hub_names.is_preset(name)
+
+
 def canonical(name: str) -> str:
     """Returns the catalogue's name of a network: `MobileNetV2` is `mobilenet_v2`.
 
+    The name of a `.keras` file, or of a preset of KerasHub, is its own; a specification, such as
+    `spec:32-32|64`, too, without spaces.
+
     Raises:
-        ConfigError: No such network; names the nearest.
+        ConfigError: No such network; names the nearest. The file's model is none of images. A
+            malformed specification.
+        WeightsError: The file or the preset is missing or damaged.
+        EnvironmentFault: KerasHub is not installed.
     """
+    if hub_names.is_preset(name):
+        hub_names.preset(name)
+        return name
+    if is_own(name):
+        model_files.read(name)
+        return name
+    if is_specified(name):
+        return specification.PREFIX + specification.line_of(_blocks(name))
     spellings = {key.replace("_", ""): key for key in ENTRIES}
     key = spellings.get(name.casefold().replace("_", "").replace("-", ""))
     if key is None:
@@ -88,14 +123,52 @@ def canonical(name: str) -> str:
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
         raise checks.ConfigError(
             f"--backbone must name a network. Received: backbone={name!r}. {hint}"
-            "`finetune-kit backbones` lists all."
+            "`finetune-kit backbones` lists all; others come as a .keras file, or from KerasHub as "
+            "hub:PRESET."
         )
     return key
 
 
 def entry(name: str) -> Entry:
-    """Returns what is known of a network, under either spelling of its name."""
+    """Returns what is known of a network, under either spelling of its name or in its file."""
+    if hub_names.is_preset(name):
+        return Entry("", "none", min_size=1, default_size=hub_names.default_side(name))
+    if is_own(name):
+        side = model_files.side(model_files.read(name).shape)
+        return Entry("", "none", min_size=1, default_size=side or ANY_SIDE)
+    if is_specified(name):
+        least = specification.least_side(_blocks(name))
+        return Entry("", "tf", least, max(least, ENTRIES[BUNDLED].default_size))
     return ENTRIES[canonical(name)]
+
+
+def is_specified(name: str) -> bool:
+    """Returns whether a name is that of a specification, such as `spec:32-32|64`."""
+    return name.startswith(specification.PREFIX)
+
+
+def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` for what can be known of a network's arguments without Keras.
+
+    A network of `keras.applications` says itself what it takes; the bundled one takes nothing; one
+    of a specification takes `any_filters`, without which filters must be powers of two (S4).
+    """
+    name = canonical(name)
+    if name == BUNDLED and arguments:
+        raise checks.ConfigError(
+            f"The {name} backbone takes no arguments. "
+            + checks.received(backbone_args=dict(arguments))
+        )
+    if is_specified(name):
+        for argument, value in arguments.items():
+            checks.one_of("backbone_args", argument, ("any_filters",))
+            checks.one_of(argument, str(value), ("True", "False"))
+        if not arguments.get("any_filters"):
+            specification.refuse_odd_filters(_blocks(name))
+
+
+def _blocks(name: str) -> specification.Blocks:
+    return specification.parse(name.removeprefix(specification.PREFIX))
 
 
 def image_size(name: str, size: int = 0) -> int:
@@ -113,3 +186,49 @@ def image_size(name: str, size: int = 0) -> int:
             + checks.received(image_size=size)
         )
     return size
+
+
+def refuse_unfit(name: str, *, weights: str = "", preprocessing: str = "") -> None:
+    """Refuses what a network cannot be told.
+
+    Args:
+        name: As in `canonical`.
+        weights: As in `loading.load`; a model of one's own brings its own.
+        preprocessing: One of `PREPROCESSING`, or ""; for a model of one's own alone.
+
+    Raises:
+        ConfigError: A network of the catalogue is told how to scale pixels.
+        WeightsError: A model of one's own is to have weights from elsewhere.
+    """
+    if is_own(name):
+        checks.one_of("preprocessing", preprocessing or "none", PREPROCESSING)
+        refuse_foreign_weights(weights)
+    elif preprocessing:
+        raise checks.ConfigError(
+            f"{canonical(name)} scales pixels itself; --preprocessing is for .keras and hub:. "
+            + checks.received(preprocessing=preprocessing)
+        )
+
+
+def refuse_foreign_weights(weights: str) -> None:
+    """Raises `WeightsError` unless a model of one's own keeps its weights, or draws new ones."""
+    if weights not in ("", "none"):
+        raise checks.WeightsError(
+            "A model of one's own brings its own weights. "
+            f"{checks.received(weights=weights)}. Leave --weights out, or give none."
+        )
+
+
+def refuse_small(name: str, size: int) -> None:
+    """Raises `ConfigError` if dense layers are to be kept on images smaller than their own.
+
+    Args:
+        name: As in `canonical`.
+        size: Side in pixels; 0 is the network's default.
+    """
+    least, side = FLATTENING.get(canonical(name), 0), image_size(name, size)
+    if side < least:
+        raise checks.ConfigError(
+            f"{canonical(name)} with its dense layers needs images of at least {least} px. "
+            + checks.received(image_size=side)
+        )

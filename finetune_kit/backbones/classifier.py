@@ -53,12 +53,15 @@ class Classifier:
         """Returns the model that is saved: raw images of any size to probabilities.
 
         float32 [b, h, w, 3] in [0, 255] to float32 [b, C] that sum to 1. It resizes as the kit's
-        decoder does, holds Keras' own layers alone and was never compiled, so it loads wherever
-        Keras is installed.
+        decoder does (which reduces large JPEGs before; see `data.decode.MARGIN` for what differs
+        where they come at full size), holds Keras' own layers alone and was never compiled, so it
+        loads wherever Keras is installed.
         """
-        size = self.backbone.image_size
+        height, width = self.model.inputs[0].shape[1:3]
         raw = keras.Input((None, None, 3), name="image", dtype="float32")
-        resize = keras.layers.Resizing(size, size, antialias=True, name="resize", dtype="float32")
+        resize = keras.layers.Resizing(
+            height, width, antialias=True, name="resize", dtype="float32"
+        )
         # Keras' image layers hold that they train unless told otherwise, and so would every layer
         # behind them: BatchNorm would normalise with the batch at hand and forget its statistics.
         pixels = keras.ops.round(resize(raw, training=False))
@@ -114,14 +117,17 @@ def _pooled(backbone: types.Backbone, count: int) -> Any:
     last = backbone.model.outputs[0]
     others = backbone.stages[-count:-1]  # with 0, all but the last one
     if not others:
-        return _average(FEATURES)(last)
-    pooled = [_average(f"pooled_{stage.name}")(stage.output) for stage in others]
-    pooled.append(_average(f"pooled_{backbone.stages[-1].name}")(last))
+        return _average(FEATURES, last)
+    pooled = [_average(f"pooled_{stage.name}", stage.output) for stage in others]
+    pooled.append(_average(f"pooled_{backbone.stages[-1].name}", last))
     return keras.layers.Concatenate(name=FEATURES, dtype="float32")(pooled)
 
 
-def _average(name: str) -> keras.layers.Layer:
-    return keras.layers.GlobalAveragePooling2D(name=name, dtype="float32")
+def _average(name: str, x: Any) -> Any:
+    """Returns the average over the positions of a map [b, h, w, c], or of tokens [b, n, c]."""
+    if len(x.shape) == 3:
+        return keras.layers.GlobalAveragePooling1D(name=name, dtype="float32")(x)
+    return keras.layers.GlobalAveragePooling2D(name=name, dtype="float32")(x)
 
 
 def _leaves(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:

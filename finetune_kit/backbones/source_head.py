@@ -1,17 +1,26 @@
 """The head that a backbone's weights file holds besides: from feature map to source classes."""
 
+import contextlib
+import dataclasses
 import random
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
 from finetune_kit import checks
-from finetune_kit.backbones import catalogue, classifier, loading, types, weights
+from finetune_kit.backbones import catalogue, classifier, loading, stages, tops, types, weights
 
 NAME = "source_head"
-# Where a map [b, h, w, c] becomes a vector: the first layer of every head of keras.applications.
-STARTS = (keras.layers.GlobalAveragePooling2D, keras.layers.Flatten)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """The layers of a head in a row, the first of which takes a map of `shape`, (h, w, c)."""
+
+    layers: list[Any]
+    shape: tuple[int, ...]
 
 
 def source_head(backbone: types.Backbone) -> keras.Model | None:
@@ -32,21 +41,99 @@ def find(backbone: types.Backbone) -> tuple[keras.Model | None, str]:
     Returns:
         A model from the backbone's feature map [b, h, w, c] to logits float32 [b, source classes],
         and ""; or None, and a sentence that says why: the file holds no head, or one that takes
-        images of another size or another map than the backbone's, or it cannot be had.
+        larger images or another map than the backbone's, or it cannot be had. Where the head
+        flattens and the map is larger than its own, it is moved over the map and its logits are
+        averaged (Sermanet et al., 2014, "OverFeat", section 3.3).
     """
+    with _undisturbed():
+        found, reason = _found(backbone)
+        shape = tuple(int(n) for n in backbone.model.output_shape[1:])
+        return (None, reason) if found is None else _moved(found, shape, backbone.name)
+
+
+def keep_dense(backbone: types.Backbone) -> types.Backbone:
+    """Returns a backbone whose map has passed the hidden dense layers of the source's head too.
+
+    They become convolutions (see `tops`), so that the backbone takes any image from the size that
+    they were trained at on. The last layer, which gives the scores of the source classes, is left.
+
+    Args:
+        backbone: As `loading.load` returned it, such as VGG16 or a `.keras` file.
+
+    Raises:
+        ConfigError: There is no such head, it has one layer alone, or the images are smaller than
+            its own.
+    """
+    with _undisturbed():
+        found, reason = _found(backbone)
+    layers = [] if found is None else _hidden(found.layers)
+    if found is None or not layers:
+        raise checks.ConfigError(
+            "Dense layers can be kept where the weights have some besides the last one. "
+            f"Received: backbone={backbone.name!r}. {reason or 'Its head has no hidden layer.'}"
+        )
+    model, size = backbone.model, backbone.image_size
+    least = size * found.shape[0] // int(model.output_shape[1])
+    if isinstance(layers[0], keras.layers.Flatten) and model.output_shape[1] < found.shape[0]:
+        raise checks.ConfigError(
+            f"{backbone.name} with its dense layers needs images of at least {least} px. "
+            + checks.received(image_size=size)
+        )
+    with _undisturbed():
+        kept = tops.convolved(layers, found.shape, dtype=model.layers[-1].dtype_policy)
+    longer = keras.Model(model.inputs[0], tops.through(kept, model.outputs[0]), name=model.name)
+    return dataclasses.replace(
+        backbone,
+        model=longer,
+        stages=stages.find_stages(longer),
+        source_classes=None,
+        card=None,
+        head=None,
+    )
+
+
+def _found(backbone: types.Backbone) -> tuple[_Head | None, str]:
+    """Returns the head that came with a backbone's weights, or None and why not."""
+    if backbone.head is not None:
+        try:
+            return _Head(tops.chain(backbone.head), _shape(backbone.head.inputs[0])), ""
+        except checks.ConfigError as error:
+            return None, str(error)
     if backbone.source_classes is None:
         return None, f"The weights ({backbone.weights}) hold no head."
     if backbone.name not in catalogue.ENTRIES:
         return None, f"{backbone.name} is none of the networks that can be built with a head."
+    network, reason = _network(backbone)
+    return (None, reason) if network is None else _behind_the_map(network, backbone.model)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Counts in float32, as a head does whatever the backbone does, and leaves random states."""
     state, policy = random.getstate(), keras.mixed_precision.dtype_policy()
-    # A head counts in float32 whatever the backbone does, and its random weights are overwritten.
     keras.mixed_precision.set_dtype_policy("float32")
     try:
-        network, reason = _network(backbone)
-        return (None, reason) if network is None else _copied(network, backbone.model)
+        yield
     finally:
         keras.mixed_precision.set_dtype_policy(policy)
         random.setstate(state)
+
+
+def _moved(head: _Head, shape: tuple[int, ...], name: str) -> tuple[keras.Model | None, str]:
+    """Returns a head for maps of a shape, [b, *shape] to logits, and "" or why there is none."""
+    if not isinstance(head.layers[0], keras.layers.Flatten) or head.shape == shape:
+        return _copied(head.layers, shape), ""
+    if any(side < own for side, own in zip(shape[:2], head.shape[:2], strict=True)):
+        return None, f"The head of {name} takes maps of {head.shape}. " + checks.received(
+            shape=shape
+        )
+    maps = keras.Input(shape, name="features", dtype="float32")
+    try:
+        layers = tops.convolved(head.layers, head.shape, dtype="float32")
+    except checks.ConfigError as error:
+        return None, str(error)
+    average = keras.layers.GlobalAveragePooling2D(name="average", dtype="float32")
+    return keras.Model(maps, average(tops.through(layers, maps)), name=NAME), ""
 
 
 def _network(backbone: types.Backbone) -> tuple[keras.Model | None, str]:
@@ -58,6 +145,7 @@ def _network(backbone: types.Backbone) -> tuple[keras.Model | None, str]:
             entry = catalogue.entry(backbone.name)
             return None, weights.download_advice(error, entry.constructor)
     candidates = [] if backbone.name == catalogue.BUNDLED else [_application]
+    candidates += [_native] if backbone.name in catalogue.FLATTENING else []
     try:
         found = weights.read_shapes(backbone.weights)
         for build in (*candidates, _fine_tuned):
@@ -91,6 +179,12 @@ def _application(backbone: types.Backbone, source: str | None) -> keras.Model:
         )
 
 
+def _native(backbone: types.Backbone, source: str | None) -> keras.Model:
+    """Returns a network whose head flattens, for the side that it is made for."""
+    side = catalogue.FLATTENING[backbone.name]
+    return _application(dataclasses.replace(backbone, image_size=side), source)
+
+
 def _fine_tuned(backbone: types.Backbone, source: str | None) -> keras.Model:
     """Returns the network under the kit's own head, as a fine-tuned file holds it."""
     bare = loading.load(
@@ -102,8 +196,8 @@ def _fine_tuned(backbone: types.Backbone, source: str | None) -> keras.Model:
     return classifier.attach_head(bare, backbone.source_classes or 0).model
 
 
-def _copied(network: keras.Model, bare: keras.Model) -> tuple[keras.Model | None, str]:
-    """Returns a copy of the layers after the map at the end of `bare`, and "" or a reason."""
+def _behind_the_map(network: keras.Model, bare: keras.Model) -> tuple[_Head | None, str]:
+    """Returns the layers of a network behind the map at the end of `bare`, or None and why not."""
     operations = _after_the_map(network)
     if not operations:
         return None, f"{network.name} has no head that starts with one map."
@@ -112,18 +206,27 @@ def _copied(network: keras.Model, bare: keras.Model) -> tuple[keras.Model | None
     if [w.shape for w in prefix.weights] != [w.shape for w in bare.weights]:
         # ConvNeXt normalises after the average with its head, and before it without.
         return None, f"The head of {network.name} takes another map than the backbone gives."
-    shape = tuple(bare.output_shape[1:])
-    if isinstance(operations[0], keras.layers.Flatten) and tuple(before.shape[1:]) != shape:
-        return None, (
-            f"The head of {network.name} takes maps of {tuple(before.shape[1:])}. "
-            + checks.received(shape=shape)
-        )
+    return _Head(operations, _shape(before)), ""
+
+
+def _copied(layers: Sequence[Any], shape: tuple[int, ...]) -> keras.Model:
+    """Returns copies of a row of layers as a model from a map to logits."""
     features = x = keras.Input(shape, name="features", dtype="float32")
-    for operation in operations:
-        copy = type(operation).from_config(operation.get_config())
+    for layer in layers:
+        copy = type(layer).from_config(layer.get_config())
         x = copy(x)
-        copy.set_weights(operation.get_weights())
-    return keras.Model(features, x, name=NAME), ""
+        copy.set_weights(layer.get_weights())
+    return keras.Model(features, x, name=NAME)
+
+
+def _hidden(layers: list[Any]) -> list[Any]:
+    """Returns the layers before the last one with weights; none if no weights are among them."""
+    weighted = [i for i, layer in enumerate(layers) if layer.weights]
+    return layers[: weighted[-1]] if len(weighted) > 1 else []
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(int(n) if n else 0 for n in tensor.shape[1:])
 
 
 def _after_the_map(network: keras.Model) -> list[Any]:
@@ -133,7 +236,7 @@ def _after_the_map(network: keras.Model) -> list[Any]:
     found: list[Any] = []
     while isinstance(operation, keras.layers.Layer) and not isinstance(operation.input, list):
         passed.insert(0, operation)
-        if isinstance(operation, STARTS) and len(operation.input.shape) == 4:
+        if isinstance(operation, tops.STARTS) and len(operation.input.shape) == 4:
             found = list(passed)
         history = operation.input._keras_history
         if history.operation is operation or not hasattr(history.operation, "input"):

@@ -9,9 +9,11 @@ import keras
 from finetune_kit import checks
 from finetune_kit.backbones import types
 
+PARTS = 4  # stages of a transformer behind its embedding, as many as convolutional networks have
+
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
+class Step:
     """One operation in topological order and whether its output is a cut of the graph."""
 
     operation: Any
@@ -26,6 +28,7 @@ def find_stages(model: keras.Model) -> tuple[types.Stage, ...]:
     are grouped by how often the side has been halved at them; a stage ends at the last cut of its
     group, so it holds whole blocks, and every layer is in exactly one stage. Resolutions without a
     cut of their own, as where branches of different resolution run side by side, join the next.
+    A transformer keeps its resolution: its blocks are cut into `PARTS` of equal number.
 
     Returns:
         `stem`, `stage_1`, … from input to output.
@@ -35,13 +38,13 @@ def find_stages(model: keras.Model) -> tuple[types.Stage, ...]:
             of any side.
     """
     _check(model)
-    steps = _steps(model)
-    side = int(model.inputs[0].shape[1])
+    steps = trace(model)
+    side = int(model.inputs[0].shape[1])  # the height, if the images are not square
     ends: dict[int, int] = {}  # halvings to position of the last cut
     for position, step in enumerate(steps):
-        if step.is_cut and len(step.output.shape) == 4:
+        if step.is_cut and len(step.output.shape) in (3, 4):
             ends[_halvings(side, step.output)] = position
-    borders = _merge(sorted({*ends.values(), len(steps) - 1}), steps)
+    borders = _merge(sorted({*ends.values(), *_between_blocks(steps), len(steps) - 1}), steps)
     stages, start = [], 0
     for i, end in enumerate(borders):
         own = steps[start : end + 1]
@@ -80,8 +83,12 @@ def _check(model: keras.Model) -> None:
     )
 
 
-def _steps(model: keras.Model) -> list[_Step]:
-    """Returns the operations in topological order, with the cuts marked by a liveness sweep."""
+def trace(model: keras.Model) -> list[Step]:
+    """Returns the operations in topological order, with the cuts marked by a liveness sweep.
+
+    Args:
+        model: A functional model.
+    """
     nodes = [
         node
         for depth in sorted(model._nodes_by_depth, reverse=True)
@@ -99,15 +106,31 @@ def _steps(model: keras.Model) -> list[_Step]:
         output = node.outputs[0]
         # A padded tensor is the same features with a border that belongs to the next convolution.
         is_cut = live == {id(output)} and not isinstance(node.operation, keras.layers.ZeroPadding2D)
-        steps.append(_Step(node.operation, output, is_cut))
+        steps.append(Step(node.operation, output, is_cut))
     return steps
 
 
+def _between_blocks(steps: list[Step]) -> list[int]:
+    """Returns the ends of the embedding and of all but the last part of a transformer's blocks."""
+    blocks = [
+        position
+        for position, step in enumerate(steps)
+        if isinstance(step.operation, keras.layers.MultiHeadAttention)
+    ]
+    cuts = [position for position, step in enumerate(steps) if step.is_cut]
+    parts = min(PARTS, len(blocks))
+    firsts = [blocks[len(blocks) * part // parts] for part in range(parts)]
+    return [max(cut for cut in (-1, *cuts) if cut < first) for first in firsts]
+
+
 def _halvings(side: int, tensor: Any) -> int:
-    return max(0, round(math.log2(side / max(1, int(tensor.shape[1])))))
+    """Returns how often the side has been halved at a map, or at tokens of so many patches."""
+    own = int(tensor.shape[1])
+    own = math.isqrt(own) if len(tensor.shape) == 3 else own
+    return max(0, round(math.log2(side / max(1, own))))
 
 
-def _merge(borders: list[int], steps: list[_Step]) -> list[int]:
+def _merge(borders: list[int], steps: list[Step]) -> list[int]:
     """Returns the ends of the stages, without those in which nothing could train.
 
     Preprocessing joins the first stage, pooling or padding at the end the last one.
@@ -123,5 +146,5 @@ def _merge(borders: list[int], steps: list[_Step]) -> list[int]:
     return kept or borders[-1:]
 
 
-def _can_train(steps: list[_Step]) -> bool:
+def _can_train(steps: list[Step]) -> bool:
     return any(getattr(step.operation, "trainable_weights", None) for step in steps)

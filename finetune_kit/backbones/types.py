@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import keras
 
     from finetune_kit.backbones.card import SourceCard
+    from finetune_kit.backbones.keys import KeyReport
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Stage:
     Attributes:
         name: `stem`, `stage_1`, … in the order of depth.
         layers: Names of the layers of the flat graph that belong to it.
-        output: The single tensor at its end, float [b, h, w, c].
+        output: The single tensor at its end, float [b, h, w, c], or tokens [b, n, c].
         divisor: Input side divided by the side of `output`, rounded to a power of two.
     """
 
@@ -32,14 +33,18 @@ class Backbone:
     """A network from raw pixels to a feature map.
 
     Attributes:
-        name: Its name in the catalogue.
+        name: In the catalogue, `hub:PRESET`, or the `.keras` file or name of a user's model.
         model: One flat functional graph: float32 [b, s, s, 3] in [0, 255] to [b, h, w, c].
         stages: Every layer in exactly one stage, from input to output.
-        image_size: s, pixels.
-        weights: Where the weights came from: a file, "imagenet", "bundled" or "none".
+        image_size: s, pixels; of images that are not square, the longer side.
+        weights: Where the weights came from: a file, "imagenet", "bundled", "own" or "none".
         source_classes: Classes of the head that the weights file holds besides; None without one.
         card: What is known of the source data, or None.
         arguments: What the constructor was called with besides what the kit sets itself.
+        preprocessing: How `model` scales raw pixels for the network, see `catalogue.PREPROCESSING`;
+            "" where that is not known.
+        head: What a user's own model has behind the map: [b, h, w, c] to logits; None without.
+        keys: What the weights gave; None for random ones and for a user's own model.
     """
 
     name: str
@@ -50,3 +55,6 @@ class Backbone:
     source_classes: int | None = None
     card: "SourceCard | None" = None
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preprocessing: str = ""
+    head: "keras.Model | None" = None
+    keys: "KeyReport | None" = None

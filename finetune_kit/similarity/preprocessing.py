@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from finetune_kit import data
-from finetune_kit.backbones import catalogue, loading, taps
+from finetune_kit.backbones import catalogue, scaling, taps
 from finetune_kit.similarity import moments, observing
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ def check(backbone: "Backbone", split: "Split", *, seed: int = 0) -> str:
     Only the layers up to the first BatchNorm layer are run, on up to `IMAGES` images.
 
     Args:
-        backbone: A network of the catalogue, whose scaling is known. Its weights are asked through
-            the moving statistics of the first BatchNorm layer; without one there is nothing to ask.
+        backbone: A network whose scaling is known. Its weights are asked through the moving
+            statistics of the first BatchNorm layer; without one there is nothing to ask.
         split: n images.
         seed: Decides which of them are used.
     """
     tap = taps.find_taps(backbone.model, backbone.stages)[0]
-    untrained = tap.layer is None or backbone.weights == "none"
-    if untrained or backbone.name not in catalogue.ENTRIES:
+    own = backbone.preprocessing
+    if tap.layer is None or backbone.weights == "none" or not own:
         return ""
     known = moments.remembered([tap])[tap.name]
     if backbone.card is not None and _confirms(backbone.card.moments[tap.name], known):
@@ -62,13 +62,12 @@ def check(backbone: "Backbone", split: "Split", *, seed: int = 0) -> str:
     if pixels is None or len(pixels) < CHUNKS:
         return ""
     first = keras.Model(backbone.model.inputs[0], observing.pool(tap.tensor))
-    own = catalogue.entry(backbone.name).preprocessing
     distances = {
         name: _distance(first, tap, pixels if name == own else unscaled(scaled(pixels, name), own),
                         known)
         for name in SCALINGS
     }  # fmt: skip
-    return _verdict(distances, own, tap.name)
+    return _verdict(distances, own, tap.name, told=backbone.weights == catalogue.OWN)
 
 
 def photographic(pixels: np.ndarray) -> np.ndarray | None:
@@ -84,15 +83,13 @@ def photographic(pixels: np.ndarray) -> np.ndarray | None:
     if deviation.min() < 1.0:
         return None
     standard = (pixels - pixels.mean(axis=(0, 1, 2))) / deviation
-    scale, offset = (255 * np.array(x) for x in (loading.TORCH_DEVIATIONS, loading.TORCH_MEANS))
+    scale, offset = (255 * np.array(x) for x in (scaling.TORCH_DEVIATIONS, scaling.TORCH_MEANS))
     return np.asarray(standard * scale + offset, np.float32)
 
 
 def scaled(pixels: np.ndarray, name: str) -> np.ndarray:
     """Returns raw pixels as a scaling of `SCALINGS` makes them."""
-    if name == "unit":
-        return pixels / 255
-    return np.asarray(keras.ops.convert_to_numpy(loading.preprocess(pixels, name)))
+    return np.asarray(keras.ops.convert_to_numpy(scaling.preprocess(pixels, name)))
 
 
 def unscaled(values: np.ndarray, mode: str) -> np.ndarray:
@@ -126,7 +123,8 @@ def _confirms(measured: tuple[Any, Any], known: moments.Source) -> bool:
     return float(moments.squared(mean, variance + mean**2, known)) < CONFIRMED**2
 
 
-def _verdict(distances: dict[str, float], own: str, tap: str) -> str:
+def _verdict(distances: dict[str, float], own: str, tap: str, *, told: bool) -> str:
+    """Returns what the distances by scaling say; `told` is whether the user decides the scaling."""
     nearest = min(distances, key=lambda name: distances[name])
     here, there = distances[own], distances[nearest]
     if there > FOREIGN:
@@ -141,4 +139,5 @@ def _verdict(distances: dict[str, float], own: str, tap: str) -> str:
         f"The weights seem to expect {SCALINGS[nearest]}, while the network gives them "
         f"{SCALINGS[own]}: at {tap}, the first BatchNorm layer, the images would be "
         f"{here / max(there, 1e-3):.3g} times nearer to what it remembers."
+        + (f" Try --preprocessing={nearest}." if told else "")
     )

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from apps import main as apps_main
-from finetune_kit.backbones.loading import BUNDLED_FILES
+from finetune_kit.backbones import network
 from finetune_kit.strategy.candidates import CANDIDATES
 from tests.recipes import coloured
 
@@ -37,7 +37,7 @@ def test_it_prints_what_every_stage_knows_and_a_plan_with_reasons(photos, tmp_pa
 
 
 def test_networks_are_ranked_by_name_and_by_weights_file(photos, tmp_path, capsys) -> None:
-    own = BUNDLED_FILES / "bundled.weights.h5"
+    own = network.FILES / "bundled.weights.h5"
     output = tmp_path / "ranking.json"
     code = run(f"--data={photos}", f"--candidates=bundled,{own}", f"--output={output}")
     assert code == 0

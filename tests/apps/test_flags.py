@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import typing
+import zipfile
 
 import pytest
 from PIL import Image
@@ -31,6 +32,8 @@ NEEDED = {
     "evaluate": ["--model=run"],
     "predict": ["--model=run"],
     "benchmark guide": ["--data={photos}"],
+    "benchmark plain": ["--data={photos}"],
+    "benchmark feed": ["--data={photos}"],
     "pretrain": ["--data={photos}", "--workdir=run"],
 }
 # Text that a field of this name can hold; the first that is not its default is taken.
@@ -41,6 +44,7 @@ TEXTS = {
     "source_card": ["{card}"],
     "per_class": ["7,9"],
     "time_budget": ["90s"],
+    "sizes": ["200,300"],
     "candidates": ["mobilenet,resnet50"],
     "plans": ["head"],
     "races": ["head"],
@@ -52,6 +56,10 @@ TEXTS = {
     "peer": [sys.executable],
     "output": ["elsewhere.csv"],
 }
+
+
+# What a field needs beside it, for the default network refuses it.
+COMPANY = {"preprocessing": "--backbone={own}", "backbone_args": "--backbone=mobilenet"}
 
 
 def configs():
@@ -81,7 +89,14 @@ def fill(tmp_path):
 
     card = tmp_path / "card.npz"
     card.write_bytes(b"numbers")
-    return lambda text: text.format(root=tmp_path, card=card, **folders)
+    own = tmp_path / "own.keras"
+    pixels = {"class_name": "InputLayer", "module": "keras.layers",
+              "config": {"batch_shape": [None, 32, 32, 3]}}  # fmt: skip
+    with zipfile.ZipFile(own, "w") as archive:
+        archive.writestr(
+            "config.json", json.dumps({"class_name": "Functional", "config": {"layers": [pixels]}})
+        )
+    return lambda text: text.format(root=tmp_path, card=card, own=own, **folders)
 
 
 def needed(command, fill):
@@ -126,9 +141,12 @@ def as_word(name, value):
 
 @every_command
 def test_a_flag_reaches_its_field_and_no_other(command, fill) -> None:
-    words = needed(command, fill)
-    before = dataclasses.asdict(parse(words, command))
+    alone = needed(command, fill)
+    names = {field.name for field in dataclasses.fields(CONFIGS[command])}
     for field in dataclasses.fields(CONFIGS[command]):
+        company = COMPANY.get(field.name) if "backbone" in names else None
+        words = [*alone, *([fill(company)] if company else [])]
+        before = dataclasses.asdict(parse(words, command))
         value = other_value(field, fill)
         if value is None:
             continue

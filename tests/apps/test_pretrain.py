@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from apps import main, pretrain
-from finetune_kit import backbones, checks, data
+from apps import finetune, main, pretrain
+from finetune_kit import backbones, checks, console, data
 from finetune_kit.backbones import card
+from recipes import head_only
 from tests.recipes import coloured
 
 
@@ -88,6 +89,42 @@ def test_what_cannot_be_a_run_is_refused(run, capsys, untouched_process) -> None
     assert "must not hold another run" in lines[0] and "pretrain needs --data" in lines[1]
     with pytest.raises(checks.ConfigError, match="image_size must lie in"):
         pretrain.Config(data=str(source), workdir="w", image_size=256)
+
+
+def test_a_network_of_ones_own_is_trained_and_fine_tuned(run, tmp_path, capsys) -> None:
+    _, source, _ = run
+    words = [f"--data={source}", f"--workdir={tmp_path / 'own'}", "--backbone=spec:4-8|16",
+             "--epochs=1", "--batch_size=16", "--validation_fraction=0.2"]  # fmt: skip
+    console.activate(plain=True)
+    try:
+        assert pretrain.main(words) == 0
+        assert capsys.readouterr().out.endswith(f"card  {tmp_path / 'own' / 'backbone'}\n")
+        made = tmp_path / "own" / "backbone"
+        config = head_only.Config(
+            data=str(source), workdir=str(tmp_path / "tuned"), tensorboard=False,
+            backbone="spec:4-8|16", weights=str(made / "backbone.weights.h5"),
+            source_card=str(made / "card.npz"), min_loaded=1.0,
+        )  # fmt: skip
+        report = head_only.run(config)
+    finally:
+        console.deactivate()
+    # Kernels of 3, 4 and 8 channels, and four numbers of BatchNorm a filter.
+    count = 9 * (3 * 4 + 4 * 8 + 8 * 16) + 4 * (4 + 8 + 16)
+    line = f"15 tensors loaded (100.0% of {count:,} parameters), 0 missing"
+    assert line in capsys.readouterr().out
+    found = report.backbone["keys"]
+    assert (found["loaded"], found["parameters"], found["share"]) == (15, count, 1.0)
+    assert found["missing"] == {"count": 0, "examples": []}
+    assert report.backbone["name"] == "spec:4-8|16"
+    card_made = card.read_file(made / "card.npz")
+    assert card_made.feature_mean.shape == (16,) and len(card_made.moments) == 3
+    assert "--backbone='spec:4-8|16'" in card_made.recipe["command"] or (
+        "'--backbone=spec:4-8|16'" in card_made.recipe["command"]
+    )
+    starved = [f"--data={source}", f"--workdir={tmp_path / 'x'}", "--backbone=spec:4-8|16",
+               "--min_loaded=2"]  # fmt: skip
+    with pytest.raises(checks.ConfigError, match="min_loaded must lie in"):
+        finetune.main(["head_only", *starved])
 
 
 def test_the_card_is_plain_json(run) -> None:

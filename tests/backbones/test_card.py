@@ -152,6 +152,6 @@ def test_the_bundled_weights_fit_into_the_wheel() -> None:
 
 
 def card_folder():
-    from finetune_kit.backbones import loading
+    from finetune_kit.backbones import network
 
-    return loading.BUNDLED_FILES
+    return network.FILES

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from finetune_kit import checks
-from finetune_kit.backbones import catalogue, loading
+from finetune_kit.backbones import catalogue, scaling
 
 CONSTRUCTORS = sorted(
     name
@@ -71,7 +71,7 @@ def test_minimum_sizes_are_those_of_keras(constructor) -> None:
 def test_preprocessing_is_that_of_the_constructors_module(constructor) -> None:
     pixels = np.random.default_rng(5).uniform(0, 255, (2, 4, 5, 3)).astype(np.float32)
     expected = module_of(constructor).preprocess_input(pixels.copy(), data_format="channels_last")
-    given = loading.preprocess(pixels, ENTRIES[constructor].preprocessing)
+    given = scaling.preprocess(pixels, ENTRIES[constructor].preprocessing)
     np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-4)
 
 

@@ -95,3 +95,25 @@ def test_mobilenet_takes_1_14_billion() -> None:
 def test_other_networks_take_what_their_papers_say(constructor, side, billions) -> None:
     counted = whole(constructor, input_shape=(side, side, 3))
     assert counted == pytest.approx(2 * billions, rel=0.03)
+
+
+def test_attention_of_vit_b_16() -> None:
+    """torchvision's table of pretrained weights has 17.56 billion multiply-adds at 224 px."""
+    attention, wide, narrow = (
+        layers.MultiHeadAttention(12, 64),
+        layers.Dense(3072),
+        layers.Dense(768),
+    )
+    x = keras.Input((197, 768))
+    narrow(wide(attention(x, x)))
+    block = sum(map(flops.flops, (attention, wide, narrow)))
+    patches = of(layers.Conv2D(768, 16, 16), 224, 224, 3)
+    assert (12 * block + patches) / 2 == pytest.approx(17.56e9, rel=5e-4)
+
+
+def test_attention_with_values_of_another_width() -> None:
+    attention = layers.MultiHeadAttention(2, 3, value_dim=5)
+    x = keras.Input((7, 8))
+    attention(x, x)
+    projections = 2 * 7 * (8 * 6 + 8 * 6 + 8 * 10 + 10 * 8)
+    assert flops.flops(attention) == projections + 2 * 2 * 7 * 7 * (3 + 5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from finetune_kit import backbones, checks
-from finetune_kit.backbones import catalogue, loading, network, weights
+from finetune_kit.backbones import catalogue, network, weights
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "weights"
 QUARTER = SHARED / "mobilenet_v1_0.25_128_imagenet.weights.h5"
@@ -316,7 +316,7 @@ def test_the_bundled_network_refuses_the_weights_of_another(tmp_path) -> None:
 
 
 def test_the_bundled_network_has_a_file_and_a_card() -> None:
-    if not (loading.BUNDLED_FILES / "bundled.weights.h5").is_file():
+    if not (network.FILES / "bundled.weights.h5").is_file():
         pytest.skip("needs the bundled weights file")
     backbone = backbones.load("bundled")
     assert (backbone.image_size, backbone.weights, backbone.source_classes) == (32, "bundled", None)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from finetune_kit import backbones
-from finetune_kit.backbones import network
+from finetune_kit.backbones import building, network
 
 
 def of_kind(model, kind):
@@ -67,7 +67,7 @@ def test_weights_are_the_same_at_every_size() -> None:
 
 
 def test_a_forward_pass_is_the_formula() -> None:
-    model = network.build(8, blocks=((2,), (4,)))
+    model = building.build("2|4", 8)
     generator = np.random.default_rng(1)
     model.set_weights([generator.uniform(0.1, 1.0, w.shape) for w in model.get_weights()])
     pixels = generator.uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)

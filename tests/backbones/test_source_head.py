@@ -11,7 +11,7 @@ from keras.src.backend import config as keras_config
 from keras.src.utils import file_utils
 
 from finetune_kit import backbones
-from finetune_kit.backbones import catalogue, loading, source_head
+from finetune_kit.backbones import catalogue, loading, scaling, source_head
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "weights"
 QUARTER = SHARED / "mobilenet_v1_0.25_128_imagenet.weights.h5"
@@ -64,7 +64,7 @@ def assert_head_gives_the_whole_networks_logits(whole, name, size, **arguments) 
     assert reason == "" and head.name == "source_head"
     assert head.input_shape == backbone.model.output_shape
     pixels = images(size)
-    expected = network(loading.preprocess(pixels, catalogue.entry(name).preprocessing))
+    expected = network(scaling.preprocess(pixels, catalogue.entry(name).preprocessing))
     assert np.std(expected) > 0
     given = head(backbone.model(pixels))
     scale = float(np.abs(expected).max())

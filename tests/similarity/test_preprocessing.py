@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune_kit import backbones
-from finetune_kit.backbones import catalogue, loading
+from finetune_kit.backbones import catalogue, scaling
 from finetune_kit.similarity import preprocessing
 from tests.similarity import nets
 
@@ -116,5 +116,5 @@ def test_channels_get_the_mean_and_deviation_of_photographs() -> None:
 @pytest.mark.parametrize("mode", catalogue.PREPROCESSING)
 def test_unscaling_is_the_way_back(mode) -> None:
     pixels = VARIANTS["as they are"][:3]
-    values = np.array(loading.preprocess(pixels, mode))
+    values = np.array(scaling.preprocess(pixels, mode))
     np.testing.assert_allclose(preprocessing.unscaled(values, mode), pixels, atol=1e-2)

@@ -6,7 +6,7 @@ import pytest
 import scipy.special
 
 from finetune_kit import backbones, checks, data, similarity
-from finetune_kit.backbones import network, types
+from finetune_kit.backbones import building, types
 from finetune_kit.similarity import selecting
 from tests.training import squares
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_selected(rows) -> None:
 @pytest.fixture(scope="module")
 def backbone():
     keras.utils.set_random_seed(0)
-    model = network.build(32, blocks=((4,), (6,), (8,)))
+    model = building.build("4|6|8", 32, any_filters=True)
     return types.Backbone(
         name="small", model=model, stages=backbones.find_stages(model), image_size=32, weights=""
     )

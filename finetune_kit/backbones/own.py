@@ -1,0 +1,139 @@
+"""A Keras model of the user's as a backbone: its body up to the feature map, on raw pixels."""
+
+import dataclasses
+import os
+from typing import Any
+
+import keras
+
+from finetune_kit import checks
+from finetune_kit.backbones import catalogue, graphs, model_files, scaling, tokens, tops
+
+# Scalings that are the same for every channel, so that grey values have them too.
+GREY = ("none", "unit", "tf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """What becomes of a user's model.
+
+    Attributes:
+        model: float32 [b, s, s, 3] in [0, 255] to its feature map [b, h, w, c].
+        head: From that map at the model's own size to logits [b, C]; None without one.
+        weights: "own", or "none" for random ones.
+    """
+
+    model: keras.Model
+    head: keras.Model | None
+    weights: str
+
+
+def load(
+    network: str | os.PathLike[str] | keras.Model,
+    *,
+    image_size: int,
+    weights: str = "",
+    preprocessing: str = "none",
+    precision: str = "float32",
+) -> Own:
+    """Returns a copy of a user's model as a backbone; the model itself is left as it is.
+
+    Augmentations are left out, models inside it are unfolded, and what stands behind the feature
+    map is taken off. A model of grey images gets the grey value (ITU-R BT.601) of what it is shown.
+
+    Args:
+        network: A functional or sequential model from images [b, h, w, 3] or [b, h, w, 1] to a map
+            or to scores, or the `.keras` file of one.
+        image_size: Side s of the images that the backbone takes.
+        weights: "" for the model's own, "none" for random ones.
+        preprocessing: What the model expects, one of `catalogue.PREPROCESSING`.
+        precision: Policy of the layers that compute in float32.
+
+    Raises:
+        ConfigError: The model is no such model, or cannot be built at that size.
+        WeightsError: The file is missing or damaged, or weights from elsewhere are asked for.
+        UntrustedFileError: The file holds Python code.
+    """
+    checks.one_of("preprocessing", preprocessing, catalogue.PREPROCESSING)
+    catalogue.refuse_foreign_weights(weights)
+    given = graphs.functional(
+        network if isinstance(network, keras.Model) else _read(os.fspath(network))
+    )
+    channels = given.inputs[0].shape[-1] or 3
+    _check_channels(given.name, channels, preprocessing)
+    flat = graphs.rebuilt(given, keras.Input((*given.inputs[0].shape[1:3], channels)))
+    features = tops.find_map(flat)
+    head = None if None in features.shape[1:] or weights else tops.head_of(flat, features)
+    images = keras.Input((image_size, image_size, 3), name="pixels")
+    colours = keras.ops.image.rgb_to_grayscale(images) if channels == 1 else images
+    model = _at_size(
+        keras.Model(flat.inputs[0], features, name=given.name),
+        scaling.preprocess(colours, preprocessing),
+        images,
+        keep_weights=not weights,
+        precision="" if precision == "float32" else precision,
+    )
+    return Own(model, head, weights or catalogue.OWN)
+
+
+def default_size(model: keras.Model) -> int:
+    """Returns the side in pixels of a model's own input, or `catalogue.ANY_SIDE` if any will do."""
+    shape = tuple(graphs.functional(model).inputs[0].shape[1:])
+    return model_files.side(shape) or catalogue.ANY_SIDE
+
+
+def _at_size(body: keras.Model, x: Any, images: Any, **options: Any) -> keras.Model:
+    try:
+        model = graphs.rebuilt(body, x, inputs=images, **options)
+        if len(model.outputs[0].shape) == 3:
+            model = keras.Model(images, tokens.as_map(model.outputs[0]), name=body.name)
+    # Keras raises a ValueError or TypeError where a layer does not take what the one before gives.
+    except (ValueError, TypeError) as error:
+        raise checks.ConfigError(
+            f"{body.name} takes {tuple(body.inputs[0].shape)} and cannot be built for others. "
+            f"Received: image_size={images.shape[1]}, {' '.join(str(error).split())[:200]}"
+        ) from error
+    if any(side < 1 for side in model.outputs[0].shape[1:3]):
+        raise checks.ConfigError(
+            f"{body.name} needs larger images. Received: image_size={images.shape[1]}, of which "
+            f"nothing is left at its map {tuple(model.outputs[0].shape)}"
+        )
+    return model
+
+
+def _check_channels(name: str, channels: int, preprocessing: str) -> None:
+    if channels not in (1, 3):
+        raise checks.ConfigError(
+            "A backbone of one's own takes RGB or grey images, [b, h, w, 3] or [b, h, w, 1]. "
+            + checks.received(model=name, channels=channels)
+        )
+    if channels == 1 and preprocessing not in GREY:
+        raise checks.ConfigError(
+            f"{name} takes grey images, for which preprocessing is one of {', '.join(GREY)}. "
+            + checks.received(preprocessing=preprocessing)
+        )
+
+
+def _read(path: str) -> keras.Model:
+    """Returns the model in a `.keras` file; runs no code that the file may hold."""
+    facts = model_files.read(path)
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # by the kind of damage, Keras raises nearly anything
+        if "safe_mode" in str(error):
+            raise checks.UntrustedFileError(
+                f"A model must be made of Keras layers alone. Received: {path!r}, which holds "
+                "Python code. Load it only where its author is trusted, with "
+                "keras.saving.load_model(path, safe_mode=False), and give backbones.load the model."
+            ) from error
+        if facts.custom:
+            raise checks.ConfigError(
+                f"A model must be made of layers that Keras knows. Received: {path!r} with "
+                f"{', '.join(facts.custom[:3])}{' …' if len(facts.custom) > 3 else ''}. Import "
+                "what defines them, with keras.saving.register_keras_serializable, or give "
+                "backbones.load the model."
+            ) from error
+        raise checks.WeightsError(
+            f"--backbone needs a whole .keras file. Received: {path!r}, "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error

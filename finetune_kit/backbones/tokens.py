@@ -1,0 +1,154 @@
+"""Vision transformers: rows of tokens in place of maps, at any resolution.
+
+The encoder of a transformer is one layer in KerasHub. Here it is taken apart into Keras' own
+layers, so that it has stages, every stage an end, and a saved model needs Keras alone.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from finetune_kit import checks
+
+
+def as_map(tokens: Any) -> Any:
+    """Returns the patches of a row of tokens as a map.
+
+    Args:
+        tokens: Symbolic [b, p + g * g, c]: p tokens that stand for no place, such as those of
+            classes, and then the patches, row by row.
+
+    Returns:
+        [b, g, g, c].
+    """
+    count, width = (int(n) for n in tokens.shape[1:])
+    side = math.isqrt(count)
+    others = count - side * side
+    if others:
+        tokens = keras.layers.Cropping1D((others, 0), name="patches")(tokens)
+    return keras.layers.Reshape((side, side, width), name="map")(tokens)
+
+
+def interpolated(embeddings: np.ndarray, side: int) -> np.ndarray:
+    """Returns position embeddings for another number of patches, [p + side * side, c].
+
+    The patches' embeddings are resized as an image, bicubically (Dosovitskiy et al., 2021, "An
+    Image is Worth 16x16 Words", section 3.2; bicubic as Touvron et al., 2021, "Training
+    data-efficient image transformers", section 3), those of other tokens are kept.
+
+    Args:
+        embeddings: float [p + g * g, c].
+        side: Patches along a side.
+    """
+    own = math.isqrt(len(embeddings))
+    if own == side:
+        return embeddings
+    others, patches = np.split(embeddings, [len(embeddings) - own * own])
+    grid = patches.reshape(own, own, -1)
+    resized = keras.ops.image.resize(grid, (side, side), interpolation="bicubic", antialias=True)
+    flat = np.asarray(keras.ops.convert_to_numpy(resized)).reshape(side * side, -1)
+    return np.concatenate([others, flat])
+
+
+def is_transformer(model: keras.Model) -> bool:
+    """Returns whether a KerasHub model is a transformer that `rebuilt` can take apart."""
+    return type(model).__name__ in ("ViTBackbone", "DeiTBackbone")
+
+
+def rebuilt(model: keras.Model, x: Any, *, keep_weights: bool = True) -> Any:
+    """Returns the tokens that a ViT or DeiT of KerasHub makes of images, by Keras' own layers.
+
+    The embeddings of class tokens are added to those of their positions, which gives the same.
+
+    Args:
+        model: `keras_hub.models.ViTBackbone` or `DeiTBackbone`; nothing is shared with it.
+        x: Symbolic images [b, s, s, 3], scaled.
+        keep_weights: False draws new weights.
+
+    Raises:
+        ConfigError: The side of the images is no multiple of the patches'.
+    """
+    _, embedding, encoder = model.layers
+    copier = _Copier(keep_weights)
+    size, patch = int(x.shape[1]), int(model.patch_size[0])
+    if size % patch:
+        raise checks.ConfigError(
+            f"{model.name} needs images whose side is a multiple of {patch} px. "
+            + checks.received(image_size=size)
+        )
+    x = _embedded(embedding, x, size // patch, copier)
+    x = copier.dropped(x, encoder.dropout_rate, "tokens")
+    for number, block in enumerate(encoder.encoder_layers, start=1):
+        x = _block(block, x, f"block_{number}", copier)
+    return copier.copy(encoder.layer_norm, "norm")(x)
+
+
+def _embedded(embedding: Any, x: Any, side: int, copier: "_Copier") -> Any:
+    """Returns patches with class tokens before them, and positions added."""
+    x = copier.copy(embedding.patch_embedding, "patch_embedding")(x)
+    width = int(x.shape[-1])
+    x = keras.layers.Reshape((side * side, width), name="tokens")(x)
+    names = ("class_token", "distillation_token")
+    first = [np.asarray(getattr(embedding, n))[0] for n in names if hasattr(embedding, n)]
+    position = embedding.position_embedding
+    values = np.asarray(getattr(position, "embeddings", position))
+    values = interpolated(values.reshape(-1, width), side)
+    values[: len(first)] += np.concatenate(first) if first else 0
+    if first:
+        x = keras.layers.ZeroPadding1D((len(first), 0), name="class_tokens")(x)
+    layer = keras.layers.Embedding(
+        len(values), width, name="position_embedding",
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+    )  # fmt: skip
+    places = keras.ops.ones_like(keras.ops.mean(x, axis=-1), dtype="int32")
+    x = keras.layers.Add(name="embedded")([x, layer(keras.ops.cumsum(places, axis=1) - 1)])
+    copier.fill(layer, [values])
+    return x
+
+
+def _block(block: Any, x: Any, name: str, copier: "_Copier") -> Any:
+    """Returns what a block of an encoder makes of tokens [b, n, c]."""
+    after = getattr(block, "output_layer", None)
+    widen, narrow = (
+        (block.mlp.dense, after.dense) if after else (block.mlp.dense_1, block.mlp.dense_2)
+    )
+    rate = block.dropout_rate
+    y = copier.copy(block.layer_norm_1, f"{name}_norm_1")(x)
+    y = copier.copy(block.mha, f"{name}_attention")(y, y)
+    y = y if after else copier.dropped(y, rate, f"{name}_attended")
+    x = keras.layers.Add(name=f"{name}_add_1")([x, y])
+    y = copier.copy(block.layer_norm_2, f"{name}_norm_2")(x)
+    y = copier.copy(widen, f"{name}_widen")(y)
+    y = y if after else copier.dropped(y, rate, f"{name}_wide")
+    y = copier.copy(narrow, f"{name}_narrow")(y)
+    return keras.layers.Add(name=f"{name}_add_2")([x, copier.dropped(y, rate, f"{name}_narrowed")])
+
+
+class _Copier:
+    """Makes layers like others, in Keras' present precision."""
+
+    def __init__(self, keep_weights: bool) -> None:
+        self._keep_weights = keep_weights
+
+    def copy(self, layer: Any, name: str) -> Any:
+        """Returns a function that calls a copy of a layer, which then has its weights."""
+        policy = keras.mixed_precision.dtype_policy().name
+        made = type(layer).from_config({**layer.get_config(), "name": name, "dtype": policy})
+
+        def call(*inputs: Any) -> Any:
+            output = made(*inputs)
+            self.fill(made, layer.get_weights())
+            return output
+
+        return call
+
+    def fill(self, layer: keras.layers.Layer, values: list[np.ndarray]) -> None:
+        """Sets weights, unless they are to stay as drawn."""
+        if self._keep_weights:
+            layer.set_weights(values)
+
+    def dropped(self, x: Any, rate: float, name: str) -> Any:
+        """Returns a tensor behind dropout, itself where nothing is dropped."""
+        return keras.layers.Dropout(rate, name=f"{name}_dropout")(x) if rate else x

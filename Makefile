@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/finetune-kit demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -15,6 +15,7 @@ Reference: Chollet, "Transfer learning & fine-tuning", keras.io/guides/transfer_
 """
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -77,7 +78,8 @@ def run(config: Config) -> dict[str, Any]:
 
     case = cases.draw(config.data, per_class=config.per_class, seed=config.seed)
     keras.utils.set_random_seed(config.seed)
-    train = _batches(case.train, config, augmented=True)
+    fed = functools.partial(batches, image_size=config.image_size, seed=config.seed)
+    train = fed(case.train, training=True, augmented=True)
     model, body = _network(config, len(case.classes))
     began = time.perf_counter()
     for trains, rate, epochs in PHASES[config.plan]:
@@ -89,7 +91,7 @@ def run(config: Config) -> dict[str, Any]:
         )
         model.fit(train, epochs=epochs, verbose=0)
     seconds = time.perf_counter() - began
-    _, accuracy = model.evaluate(_batches(case.test, config), verbose=0)
+    _, accuracy = model.evaluate(fed(case.test), verbose=0)
     return {
         "peer": config.plan,
         "data": case.name,
@@ -125,28 +127,44 @@ def _network(config: Config, num_classes: int) -> "tuple[keras.Model, keras.Mode
     return keras.Model(pixels, logits), body
 
 
-def _batches(examples: Sequence[cases.Example], config: Config, *, augmented: bool = False) -> Any:
-    """Returns batches of (float32 images [b, s, s, 3] in [0, 255], int labels [b])."""
+def batches(
+    examples: Sequence[cases.Example],
+    *,
+    image_size: int,
+    seed: int,
+    training: bool = False,
+    augmented: bool = False,
+) -> Any:
+    """Returns batches of (float32 images [b, s, s, 3] in [0, 255], int labels [b]).
+
+    Args:
+        examples: Files and labels.
+        image_size: s, pixels.
+        seed: Draws order and augmentation.
+        training: Whether images are kept in memory and shuffled.
+        augmented: Whether they are flipped and turned as well, as the guide has it.
+    """
     import keras
     import tensorflow as tf
 
     def decode(path: Any, label: Any) -> tuple[Any, Any]:
         image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-        side = config.image_size
-        return tf.image.resize(tf.cast(image, tf.float32), (side, side)), label
+        return tf.image.resize(tf.cast(image, tf.float32), (image_size, image_size)), label
 
     paths, labels = zip(*((str(path), label) for path, label in examples), strict=True)
     images = tf.data.Dataset.from_tensor_slices((list(paths), list(labels)))
     images = images.map(decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
-    if not augmented:
+    if not training:
         return images.batch(TEST_BATCH).prefetch(tf.data.AUTOTUNE)
-    flip = keras.layers.RandomFlip("horizontal", seed=config.seed)
+    shuffled = images.shuffle(len(examples), seed=seed).batch(BATCH)
+    if not augmented:
+        return shuffled.prefetch(tf.data.AUTOTUNE)
+    flip = keras.layers.RandomFlip("horizontal", seed=seed)
     # Another seed than the flip's: with the same, flipped images would all turn the same way.
-    turn = keras.layers.RandomRotation(ROTATION, seed=config.seed + 1)
+    turn = keras.layers.RandomRotation(ROTATION, seed=seed + 1)
     # Augmented behind the cache, where the guide's page does it before: that would show the pixels
     # of the first epoch for ever, and the baseline is meant to be a good one.
-    batches = images.shuffle(len(examples), seed=config.seed).batch(BATCH)
-    return batches.map(
+    return shuffled.map(
         lambda batch, label: (turn(flip(batch, training=True), training=True), label),
         num_parallel_calls=tf.data.AUTOTUNE,
     ).prefetch(tf.data.AUTOTUNE)

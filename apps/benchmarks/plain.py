@@ -8,20 +8,20 @@ weights. It prints one line of JSON.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
 from typing import TYPE_CHECKING, Any
 
 from apps import flags
-from apps.benchmarks import cases, records
+from apps.benchmarks import cases, guide, records
 from finetune_kit import checks, console
 from recipes import settings
 
 if TYPE_CHECKING:
     import keras
 
-BATCH, TEST_BATCH = 32, 64
 RATE = 1e-4
 
 
@@ -67,14 +67,15 @@ def run(config: Config) -> dict[str, Any]:
     case = cases.draw(folder, per_class=0, seed=config.seed)
     model = _network(config, len(case.classes))
     clock = _clock()
+    fed = functools.partial(guide.batches, image_size=config.image_size, seed=config.seed)
     began = time.perf_counter()
     if config.floor:
-        model.predict(_batches(case.train, config).map(lambda images, label: images), verbose=0)
+        model.predict(fed(case.train).map(lambda images, label: images), verbose=0)
         return {"peer": "floor", "n": len(case.train), "seconds": time.perf_counter() - began}
-    model.fit(_batches(case.train, config, training=True), epochs=config.epochs, verbose=0,
-              callbacks=[clock])  # fmt: skip
+    train = fed(case.train, training=True, augmented=config.augment)
+    model.fit(train, epochs=config.epochs, verbose=0, callbacks=[clock])
     seconds = time.perf_counter() - began
-    _, accuracy = model.evaluate(_batches(case.test, config), verbose=0)
+    _, accuracy = model.evaluate(fed(case.test), verbose=0)
     return {
         "peer": "plain",
         "n": len(case.train),
@@ -131,29 +132,3 @@ def _network(config: Config, num_classes: int) -> "keras.Model":
         metrics=["accuracy"],
     )
     return model
-
-
-def _batches(examples: Any, config: Config, *, training: bool = False) -> Any:
-    """Returns batches of (float32 images [b, s, s, 3] in [0, 255], int labels [b])."""
-    import keras
-    import tensorflow as tf
-
-    def decode(path: Any, label: Any) -> tuple[Any, Any]:
-        image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-        side = config.image_size
-        return tf.image.resize(tf.cast(image, tf.float32), (side, side)), label
-
-    paths, labels = zip(*((str(path), label) for path, label in examples), strict=True)
-    images = tf.data.Dataset.from_tensor_slices((list(paths), list(labels)))
-    images = images.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-    if not training:
-        return images.batch(TEST_BATCH).prefetch(tf.data.AUTOTUNE)
-    batches = images.cache().shuffle(len(paths), seed=config.seed).batch(BATCH)
-    if config.augment:
-        flip = keras.layers.RandomFlip("horizontal", seed=config.seed)
-        turn = keras.layers.RandomRotation(0.1, seed=config.seed + 1)
-        batches = batches.map(
-            lambda batch, label: (turn(flip(batch, training=True), training=True), label),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-    return batches.prefetch(tf.data.AUTOTUNE)

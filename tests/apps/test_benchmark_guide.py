@@ -11,6 +11,10 @@ from apps.benchmarks import cases, guide, peers
 from finetune_kit import checks, console
 
 
+def fed(examples, config, **others):
+    return guide.batches(examples, image_size=config.image_size, seed=config.seed, **others)
+
+
 @pytest.fixture
 def squares(tmp_path):
     """Three classes of one colour each, 8 images a class."""
@@ -81,10 +85,10 @@ def test_a_seed_draws_the_head_again_and_equally(squares) -> None:
 
 def test_augmentation_differs_between_epochs_and_the_test_images_stay(squares) -> None:
     case = cases.draw(squares, per_class=6, seed=0)
-    train = guide._batches(case.train, config(squares), augmented=True)
+    train = fed(case.train, config(squares), training=True, augmented=True)
     sums = [float(np.sum(np.concatenate([x for x, _ in train]), dtype=np.float64)) for _ in "ab"]
     assert sums[0] != sums[1]
-    test = guide._batches(case.test, config(squares))
+    test = fed(case.test, config(squares))
     first, second = (np.concatenate([x for x, _ in test]) for _ in "ab")
     assert (first == second).all() and first.shape == (15, 32, 32, 3)
     labels = np.concatenate([y for _, y in test])
@@ -120,7 +124,7 @@ def test_it_is_the_program_of_the_peers_given_the_same_head(request) -> None:
     weights = str(shared / "weights" / "mobilenet_v1_0.25_128_imagenet.weights.h5")
     chosen = guide.Config(data=str(shared / "data" / "flowers5"), weights=weights)
     case = cases.draw(chosen.data, per_class=20, seed=0)
-    batches = list(guide._batches(case.train[::3], chosen))
+    batches = list(fed(case.train[::3], chosen))
     images = np.concatenate([x for x, _ in batches])
     labels = np.concatenate([y for _, y in batches])
     whole = keras.applications.MobileNet(

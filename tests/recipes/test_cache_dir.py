@@ -39,7 +39,8 @@ def test_a_file_is_refused_before_tensorflow_starts(photos, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["", "new", "squares"])
 def test_a_folder_that_is_there_or_will_be_is_taken(photos, tmp_path, name) -> None:
-    config(photos, tmp_path, cache_dir=str(tmp_path / name) if name else "")
+    given = str(tmp_path / name) if name else ""
+    assert config(photos, tmp_path, cache_dir=given).cache_dir == given
 
 
 def test_it_reaches_the_images_of_every_recipe(photos, tmp_path) -> None:

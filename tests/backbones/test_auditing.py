@@ -84,11 +84,12 @@ def test_the_fields_of_deeper_networks_are_the_published_ones(name, published) -
 def random_network(seed):
     """Returns a small linear network of windows of every kind, in two branches that are added."""
     generator = np.random.default_rng(seed)
-    pixels = x = keras.Input((96, 96, 1))
+    pixels = x = keras.Input((128, 128, 1))
     ones = keras.initializers.RandomUniform(0.1, 1.0, seed=seed)
     for _ in range(generator.integers(2, 5)):
-        kernel = tuple(int(k) for k in generator.integers(1, 5, 2))
         stride = int(generator.integers(1, 3))
+        # oneDNN's gradient of a 1x1 window with stride 2 over few channels writes past its buffer.
+        kernel = tuple(int(k) for k in generator.integers(stride, 5, 2))
         padding = str(generator.choice(["same", "valid"]))
         kind = generator.integers(6)
         if kind == 0:

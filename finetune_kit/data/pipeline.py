@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from finetune_kit import checks
+from finetune_kit import checks, cores
 from finetune_kit.data import augment, levels, order, types
 
 SAMPLINGS = ("natural", "balanced")
 AHEAD = 2  # batches that wait for the device: one in use, one in reserve
+MOST_CALLS = 16  # batches made at a time; more would only fill the memory
 
 
 class Activations(Protocol):
@@ -268,8 +269,13 @@ def _recaller(
 
 
 def _mapped(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-    parallel = dataset.map(plain(function), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return parallel.prefetch(AHEAD)
+    calls = min(cores.available(), MOST_CALLS)
+    parallel = dataset.map(plain(function), num_parallel_calls=calls, deterministic=True)
+    # One stage, on all cores: there is nothing to tune, and the tuner's thread now and then keeps
+    # whoever is done with a stream waiting for seconds.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return parallel.prefetch(AHEAD).with_options(options)
 
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:

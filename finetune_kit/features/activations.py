@@ -23,7 +23,7 @@ import keras
 import numpy as np
 
 from finetune_kit import console, data
-from finetune_kit.features import cuts
+from finetune_kit.features import cuts, forward
 
 if TYPE_CHECKING:
     from finetune_kit.data.types import Split
@@ -215,7 +215,7 @@ class ActivationStore:
                         seed=0 if views is None else views.seed,
                         view=view,
                     )
-                    values = model.predict(batches, verbose=0)
+                    values = forward.run(model, batches)
                     each = values if isinstance(values, (list, tuple)) else [values]
                     for table, place in zip(tables, places, strict=True):
                         table.put(images.indices, view, each[place])

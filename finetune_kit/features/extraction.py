@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune_kit import data
+from finetune_kit.features import forward
 
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
@@ -25,4 +26,4 @@ def extract(classifier: "Classifier", split: "Split", *, batch_size: int = 64) -
     if len(split) == 0:
         return np.zeros((0, classifier.features.output_shape[-1]), np.float32)
     batches = data.evaluation_batches(split, batch_size=batch_size)
-    return np.asarray(classifier.features.predict(batches, verbose=0), np.float32)
+    return np.asarray(forward.run(classifier.features, batches), np.float32)

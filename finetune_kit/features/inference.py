@@ -7,7 +7,7 @@ import numpy as np
 import scipy.special
 
 from finetune_kit import data
-from finetune_kit.features import extraction
+from finetune_kit.features import extraction, forward
 
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
@@ -43,7 +43,7 @@ def predict(
         logits = rows.astype(np.float64) @ kernel + bias
     else:
         batches = data.evaluation_batches(split, batch_size=batch_size)
-        logits = np.asarray(model.predict(batches, verbose=0), np.float64)
+        logits = np.asarray(forward.run(model, batches), np.float64)
     return scipy.special.softmax(logits, axis=1)
 
 

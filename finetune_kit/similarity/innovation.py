@@ -14,6 +14,7 @@ import numpy as np
 
 from finetune_kit import data
 from finetune_kit.backbones import taps
+from finetune_kit.features import forward
 from finetune_kit.similarity import moments, observing, types
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def innovations(
     batches = -(-len(used) // BATCH)
     size = -(-len(used) // batches)
     pixels = data.evaluation_batches(used, batch_size=size)
-    values = _Renormalised(backbone.model, found).predict(pixels, verbose=0)
+    values = forward.run(_Renormalised(backbone.model, found), pixels)
     return {
         tap.name: moments.debiased(
             observing.Seen(tap.name, tap.stage, means, variances), known[tap.name]

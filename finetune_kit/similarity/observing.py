@@ -9,6 +9,7 @@ import numpy as np
 
 from finetune_kit import data
 from finetune_kit.backbones import taps
+from finetune_kit.features import forward
 
 if TYPE_CHECKING:
     from finetune_kit.backbones.types import Backbone
@@ -104,7 +105,7 @@ class Observer:
         """Returns what is seen of a split; see `observe`."""
         batches = data.evaluation_batches(split, batch_size=batch_size)
         callbacks = [_Reporter(len(split), batch_size, progress)] if progress else []
-        return self._named(self._model.predict(batches, verbose=0, callbacks=callbacks))
+        return self._named(forward.run(self._model, batches, callbacks=callbacks))
 
     def _named(self, values: Any) -> Observation:
         moments, features = values

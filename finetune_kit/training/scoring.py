@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune_kit import data
+from finetune_kit.features import forward
 
 if TYPE_CHECKING:
     import keras
@@ -80,7 +81,7 @@ class Scorer:
 
     def score(self) -> Score:
         """Returns the score at the model's present weights."""
-        logits = np.asarray(self._model.predict(self._batches, verbose=0), np.float64)
+        logits = np.asarray(forward.run(self._model, self._batches), np.float64)
         return Score.of(self._labels, log_softmax(logits))
 
 

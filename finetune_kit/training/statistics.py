@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune_kit import data
 from finetune_kit.data import order
+from finetune_kit.features import forward
 from finetune_kit.training import views
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def re_estimate(classifier: "Classifier", split: "Split", *, seed: int) -> None:
     # Neighbours in a folder are of one class; a batch should be like the whole.
     shuffled = split.take(order.epoch_order(len(split), seed=seed, epoch=0))
     batches = data.evaluation_batches(shuffled, batch_size=batch_size)
-    values = keras.Model(pixels, found).predict(batches, verbose=0)
+    values = forward.run(keras.Model(pixels, found), batches)
     sizes = [min(batch_size, len(split) - start) for start in range(0, len(split), batch_size)]
     for key, uses in values.items():
         pooled = [_pooled(mean, variance, sizes) for mean, variance in uses]

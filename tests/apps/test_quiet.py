@@ -84,3 +84,34 @@ def test_the_warnings_of_retracing_are_not_shown() -> None:
         capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert "retracing" not in done.stderr
+
+
+COUNTER = """
+import gc
+made = [[] for _ in range(10_000)]
+enabled, before = gc.isenabled(), gc.get_freeze_count()
+"""
+COUNTED = """
+import atexit, gc, sys
+at_end = lambda: print(gc.get_freeze_count() > len(late), file=sys.stderr)
+atexit.register(at_end)  # the last to run: they run in the reverse order
+from apps import quiet
+quiet.switch_on()
+import tensorflow
+print(tensorflow.enabled, gc.isenabled(), gc.get_freeze_count() - tensorflow.before >= 10_000)
+late = [[] for _ in range(10_000)]
+gc.unfreeze()
+"""
+
+
+@pytest.mark.parametrize(("first", "after"), [("", "True"), ("import gc; gc.disable()", "False")])
+def test_the_collector_leaves_tensorflow_alone(tmp_path, first, after) -> None:
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text(COUNTER)
+    found = subprocess.run(
+        [sys.executable, "-c", first + COUNTED],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert found.stdout.split() == ["False", after, "True"]
+    assert found.stderr.split() == ["True"]

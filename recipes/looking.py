@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST = 2_000  # images that are looked at: an accuracy is known within two points by then
 MOST_COMPARED = 500  # images whose moments are compared: enough to place any set
-TIMED, REPEATS = 64, 3  # images of a forward pass that is timed, and how often it is
+TIMED, REPEATS = 32, 3  # images of a forward pass that is timed, and how often it is
 # Seconds until the first training step by those of tracing a forward pass, and seconds that end a
 # run besides forward passes: measured on networks of 27 to 190 layers.
 TRACE = 6.0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 if TYPE_CHECKING:
     from finetune_kit import console
@@ -29,18 +30,22 @@ class Rates(keras.callbacks.Callback):
     def __init__(self, schedule: Callable[[Any], Any], *, first_epoch: int, steps: int) -> None:
         super().__init__()
         self._schedule, self._first, self._steps = schedule, first_epoch, steps
-        self._epoch = 0
+        self._epoch: list[float] = []
         self.current = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the epoch, counted from the beginning of the phase."""
-        self._epoch = epoch - self._first
+        """Works out the rates of the epoch, in one call: one a step takes as long as small steps.
+
+        Schedules count epochs from the beginning of the phase.
+        """
+        # In the middle, so that a warm-up does not begin with a step of length 0.
+        steps = (np.arange(self._steps) + 0.5) / self._steps
+        rates = self._schedule((epoch - self._first + steps).astype(np.float32))
+        self._epoch = np.broadcast_to(keras.ops.convert_to_numpy(rates), self._steps).tolist()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the rate."""
-        # In the middle, so that a warm-up does not begin with a step of length 0.
-        now = self._epoch + (batch + 0.5) / self._steps
-        self.current = float(self._schedule(now))
+        self.current = self._epoch[batch]
         self.model.optimizer.learning_rate = self.current
 
 

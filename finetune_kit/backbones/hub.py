@@ -1,4 +1,4 @@
-"""Presets of KerasHub as backbones: convolutional networks, ViT and DeiT, on raw pixels."""
+"""Presets of KerasHub as backbones: convolutional networks, ViT, DeiT and Swin, on raw pixels."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from finetune_kit import checks
-from finetune_kit.backbones import catalogue, graphs, hub_names, scaling, tokens
+from finetune_kit.backbones import catalogue, graphs, hub_names, scaling, swin, tokens
 
 CONVERTERS = ("preprocessor.json", "image_converter.json")
 
@@ -51,6 +51,9 @@ def load(name: str, *, image_size: int, weights: str = "", preprocessing: str = 
     if tokens.is_transformer(backbone):
         row = tokens.rebuilt(backbone, x, keep_weights=not weights)
         return Preset(keras.Model(images, tokens.as_map(row), name=backbone.name), mode)
+    if swin.is_swin(backbone):
+        x = swin.rebuilt(backbone, x, keep_weights=not weights)
+        return Preset(keras.Model(images, x, name=backbone.name), mode)
     graph = graphs.functional(backbone)
     _refuse_foreign(graph, name)
     policy = keras.mixed_precision.dtype_policy().name
@@ -118,6 +121,6 @@ def _refuse_foreign(model: keras.Model, name: str) -> None:
     }
     if foreign:
         raise checks.ConfigError(
-            "Of KerasHub's networks, those of Keras' own layers, ViT and DeiT can be a backbone. "
+            "Of KerasHub's networks, those of Keras' own layers, ViT, DeiT and Swin can be a backbone. "
             f"Received: backbone={name!r}, with {', '.join(sorted(foreign)[:3])}"
         )

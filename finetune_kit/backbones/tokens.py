@@ -71,7 +71,7 @@ def rebuilt(model: keras.Model, x: Any, *, keep_weights: bool = True) -> Any:
         ConfigError: The side of the images is no multiple of the patches'.
     """
     _, embedding, encoder = model.layers
-    copier = _Copier(keep_weights)
+    copier = Copier(keep_weights)
     size, patch = int(x.shape[1]), int(model.patch_size[0])
     if size % patch:
         raise checks.ConfigError(
@@ -85,7 +85,7 @@ def rebuilt(model: keras.Model, x: Any, *, keep_weights: bool = True) -> Any:
     return copier.copy(encoder.layer_norm, "norm")(x)
 
 
-def _embedded(embedding: Any, x: Any, side: int, copier: "_Copier") -> Any:
+def _embedded(embedding: Any, x: Any, side: int, copier: "Copier") -> Any:
     """Returns patches with class tokens before them, and positions added."""
     x = copier.copy(embedding.patch_embedding, "patch_embedding")(x)
     width = int(x.shape[-1])
@@ -108,7 +108,7 @@ def _embedded(embedding: Any, x: Any, side: int, copier: "_Copier") -> Any:
     return x
 
 
-def _block(block: Any, x: Any, name: str, copier: "_Copier") -> Any:
+def _block(block: Any, x: Any, name: str, copier: "Copier") -> Any:
     """Returns what a block of an encoder makes of tokens [b, n, c]."""
     after = getattr(block, "output_layer", None)
     widen, narrow = (
@@ -126,7 +126,7 @@ def _block(block: Any, x: Any, name: str, copier: "_Copier") -> Any:
     return keras.layers.Add(name=f"{name}_add_2")([x, copier.dropped(y, rate, f"{name}_narrowed")])
 
 
-class _Copier:
+class Copier:
     """Makes layers like others, in Keras' present precision."""
 
     def __init__(self, keep_weights: bool) -> None:

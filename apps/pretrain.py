@@ -20,7 +20,8 @@ from recipes import settings
 
 if TYPE_CHECKING:
     from finetune_kit.backbones import Backbone, Classifier, SourceCard
-    from finetune_kit.data import ImageData
+    from finetune_kit.data import ImageData, Split
+    from finetune_kit.training import Companion
 
 WEIGHTS = "bundled.weights.h5"
 FOLDER = "bundled"
@@ -35,7 +36,10 @@ class Config:
         ConfigError, DataError: A value that its field does not allow.
     """
 
-    data: str = settings.option("Source images: a folder, a .csv manifest, or tfds:NAME.", "")
+    data: str = settings.option(
+        "Source images: a folder, a .csv manifest, tfds:NAME, or fractals:CLASSESxIMAGES.", ""
+    )
+    also: str = settings.option("Further sources, with commas; their classes are added.", "")
     workdir: str = settings.option("Where weights, card and logs go; new or empty.", "")
     data_dir: str = settings.option("Where TensorFlow Datasets keeps its data sets.", "")
     terms: str = settings.option("Terms of use of the source images, for the card.", "")
@@ -57,6 +61,10 @@ class Config:
     augment: str = settings.option(
         "Strength of the augmentation.", "light", choices=settings.AUGMENTATIONS
     )
+    rotation: float = settings.option(
+        "Share of the loss that asks how far an image is turned; 0 does not ask.", 0.0,
+        low=0.0, high=0.9,
+    )  # fmt: skip
     seed: int = settings.option("Decides weights, splits, order and augmentation.", 0, low=0)
     overwrite: bool = settings.option("Delete what an earlier run left in workdir.", False)
     resume: bool = settings.option("Go on with the interrupted run in workdir.", False)
@@ -68,7 +76,13 @@ class Config:
                 raise checks.ConfigError(f"pretrain needs --{name}. Received: {name}=''")
         catalogue.image_size(self.backbone, self.image_size)
         catalogue.check_arguments(self.backbone, settings.arguments(self.backbone_args))
-        data.check_source(self.data, self.data_dir or None)
+        for source in self.sources:
+            data.check_source(source, self.data_dir or None)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where the images come from, the source that is scored on first."""
+        return (self.data, *(name.strip() for name in self.also.split(",") if name.strip()))
 
     @property
     def folder(self) -> pathlib.Path:
@@ -131,10 +145,33 @@ def run(config: Config) -> "SourceCard":
         checkpoints=training.CheckpointStore(folder / results.CHECKPOINTS),
         resume=config.resume,
         identity=_identity(config, images),
+        companion=_rotation(config, classifier, images.train) if config.rotation else None,
     )
+    # Those of training are an average over steps in which the weights still moved.
+    training.re_estimate(classifier, images.train, seed=config.seed)
     card = describe(config, classifier, images)
     _leave(config, backbone, card)
     return card
+
+
+def _rotation(config: Config, classifier: "Classifier", train: "Split") -> "Companion":
+    """Returns a second task for every image: to tell how far it is turned."""
+    import numpy as np
+
+    from finetune_kit import training
+    from finetune_kit.data import rotation
+
+    own = np.arange(len(train))
+    return training.Companion(
+        images=rotation.rotations(train),
+        num_classes=rotation.TURNS,
+        places=train.indices,
+        neighbours=rotation.TURNS * own[:, None] + np.arange(rotation.TURNS),
+        weight=config.rotation,
+        kernel=np.zeros((classifier.features.output_shape[-1], rotation.TURNS), np.float32),
+        bias=np.zeros(rotation.TURNS, np.float32),
+        fingerprint="rotations",
+    )
 
 
 def _leave(config: Config, backbone: "Backbone", card: "SourceCard") -> None:
@@ -153,7 +190,7 @@ def _leave(config: Config, backbone: "Backbone", card: "SourceCard") -> None:
 def _images(config: Config) -> "ImageData":
     with console.progress("Decoding") as bar:
         return data.load(
-            config.data,
+            config.sources,
             image_size=config.image_size,
             data_dir=config.data_dir or None,
             seed=config.seed,

@@ -4,13 +4,26 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from finetune_kit import checks
-from finetune_kit.data import arrays, audit, folder, listing, manifest, splits, store, types
+from finetune_kit.data import (
+    arrays,
+    audit,
+    folder,
+    fractals,
+    listing,
+    manifest,
+    mixture,
+    splits,
+    store,
+    types,
+)
+
+Source = str | os.PathLike[str] | arrays.Arrays
 
 TFDS_PREFIX = "tfds:"
 _TFDS_NAME = re.compile(r"[a-z]\w*(/[\w.+-]+)*(:\d+\.\d+\.\d+|:[\d*.]+)?", re.ASCII)
@@ -20,7 +33,7 @@ def check_source(source: str, data_dir: str | None = None) -> None:
     """Finds in milliseconds, without TensorFlow, whether a source can be a source.
 
     Args:
-        source: A folder, a `.csv` manifest, or `tfds:NAME`.
+        source: A folder, a `.csv` manifest, `tfds:NAME`, or `fractals:CLASSESxIMAGES`.
         data_dir: Where TFDS keeps its data sets.
 
     Raises:
@@ -29,6 +42,8 @@ def check_source(source: str, data_dir: str | None = None) -> None:
     with _readable():
         if source.startswith(TFDS_PREFIX):
             _check_tfds(source, data_dir)
+        elif fractals.is_fractals(source):
+            fractals.check(source)
         elif _is_manifest(source):
             manifest.check_manifest(source)
         else:
@@ -36,7 +51,7 @@ def check_source(source: str, data_dir: str | None = None) -> None:
 
 
 def load(
-    source: "str | os.PathLike[str] | arrays.Arrays",
+    source: Source | Sequence[Source],
     *,
     image_size: int,
     data_dir: str | None = None,
@@ -53,7 +68,8 @@ def load(
     """Lists, decodes once and splits the images of a source.
 
     Args:
-        source: A folder, a `.csv` manifest, `tfds:NAME`, or `Arrays`.
+        source: A folder, a `.csv` manifest, `tfds:NAME`, `fractals:CLASSESxIMAGES`, or `Arrays`;
+            several are one with the classes of all, see `mixture.joined`.
         image_size: Side in pixels to which images are brought.
         data_dir: Where TFDS keeps its data sets.
         seed: Decides, with the names alone, who is in which split.
@@ -106,26 +122,34 @@ def _check_arguments(
 
 
 def list_source(
-    source: "str | os.PathLike[str] | arrays.Arrays", data_dir: str | None
+    source: Source | Sequence[Source], data_dir: str | None
 ) -> tuple[str, listing.Listing]:
     """Returns the source's name and what it names, which a classifier can be trained on.
 
     Args:
-        source: A folder, a `.csv` manifest, `tfds:NAME`, or `Arrays`.
+        source: As for `load`.
         data_dir: Where TFDS keeps its data sets.
 
     Raises:
         DataError: The source cannot be used.
     """
-    if isinstance(source, arrays.Arrays):
-        name, found = "arrays", arrays.list_arrays(source)
-    else:
-        name = os.fspath(source)
-        check_source(name, data_dir)
-        with _readable():
-            found = _list_path(name, data_dir)
+    single = isinstance(source, str | os.PathLike | arrays.Arrays)
+    several = [source] if single else list(source)
+    listed = [_list_one(one, data_dir) for one in several]
+    name = " + ".join(name for name, _ in listed)
+    parts = [part for _, part in listed]
+    found = parts[0] if len(parts) == 1 else mixture.joined(parts)
     listing.check(found, name)
     return name, found
+
+
+def _list_one(source: Source, data_dir: str | None) -> tuple[str, listing.Listing]:
+    if isinstance(source, arrays.Arrays):
+        return "arrays", arrays.list_arrays(source)
+    name = os.fspath(source)
+    check_source(name, data_dir)
+    with _readable():
+        return name, _list_path(name, data_dir)
 
 
 def _list_path(source: str, data_dir: str | None) -> listing.Listing:
@@ -134,6 +158,8 @@ def _list_path(source: str, data_dir: str | None) -> listing.Listing:
         from finetune_kit.data import tfds
 
         return tfds.list_tfds(source.removeprefix(TFDS_PREFIX), data_dir)
+    if fractals.is_fractals(source):
+        return fractals.list_fractals(source)
     return manifest.list_manifest(source) if _is_manifest(source) else folder.list_folder(source)
 
 

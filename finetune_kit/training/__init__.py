@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "keras_schedule": "schedules",
         "optimizers": "optimizers",
         "presets": "presets",
+        "re_estimate": "statistics",
         "race": "racing",
         "relative_gradient_norms": "gradients",
         "run": "running",

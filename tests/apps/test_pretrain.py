@@ -81,6 +81,36 @@ def test_the_cards_held_out_rows_are_those_of_the_test_split(run) -> None:
     assert len(found.moments) == 7
 
 
+def test_the_statistics_of_batch_norm_are_those_of_the_training_images(run) -> None:
+    workdir, _, found = run
+    model = backbones.load("bundled", weights=str(workdir / "bundled" / pretrain.WEIGHTS)).model
+    # Normalised by the batch, as all layers before it: only of the first layer's input the two
+    # agree to the last digits.
+    first = model.get_layer("block_1_conv_1_bn")
+    mean, variance = found.moments["block_1_conv_1_bn"]
+    np.testing.assert_allclose(first.moving_mean, mean, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(first.moving_variance, variance, rtol=1e-3, atol=1e-6)
+    for tap, (mean, variance) in found.moments.items():
+        layer = model.get_layer(tap)
+        np.testing.assert_allclose(layer.moving_mean, mean, rtol=0.02, atol=0.02)
+        np.testing.assert_allclose(layer.moving_variance, variance, rtol=0.05, atol=1e-3)
+
+
+def test_a_mixture_with_rotations(run, tmp_path) -> None:
+    _, source, _ = run
+    config = pretrain.Config(
+        data=str(source), also="fractals:2x12", rotation=0.3, workdir=str(tmp_path / "run"),
+        epochs=1, batch_size=16, validation_fraction=0.2,
+    )  # fmt: skip
+    found = pretrain.run(config)
+    assert found.class_names == ("blue", "green", "red", "fractal_0", "fractal_1")
+    assert found.trained_on.startswith(f"{source} + fractals:2x12 (")
+    assert found.prototypes.shape[0] == 5 and len(found.moments) == 7  # no second head
+    assert found.recipe["rotation"] == 0.3 and "--also=fractals:2x12" in found.recipe["command"]
+    with pytest.raises(checks.DataError, match="fractals: needs at least 2 classes"):
+        pretrain.Config(data=str(source), also="fractals:1x1", workdir="w")
+
+
 def test_what_cannot_be_a_run_is_refused(run, capsys, untouched_process) -> None:
     workdir, source, _ = run
     assert main.run(["pretrain", f"--data={source}", f"--workdir={workdir}"]) == 5

@@ -121,6 +121,6 @@ def _refuse_foreign(model: keras.Model, name: str) -> None:
     }
     if foreign:
         raise checks.ConfigError(
-            "Of KerasHub's networks, those of Keras' own layers, ViT, DeiT and Swin can be a backbone. "
-            f"Received: backbone={name!r}, with {', '.join(sorted(foreign)[:3])}"
+            "Of KerasHub's networks, those of Keras' own layers, ViT, DeiT and Swin can be a "
+            f"backbone. Received: backbone={name!r}, with {', '.join(sorted(foreign)[:3])}"
         )

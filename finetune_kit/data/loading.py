@@ -133,9 +133,9 @@ def list_source(
     Raises:
         DataError: The source cannot be used.
     """
-    single = isinstance(source, str | os.PathLike | arrays.Arrays)
-    several = [source] if single else list(source)
-    listed = [_list_one(one, data_dir) for one in several]
+    if isinstance(source, (str, os.PathLike, arrays.Arrays)):
+        return list_source((source,), data_dir)
+    listed = [_list_one(one, data_dir) for one in source]
     name = " + ".join(name for name, _ in listed)
     parts = [part for _, part in listed]
     found = parts[0] if len(parts) == 1 else mixture.joined(parts)

@@ -31,10 +31,8 @@ def test_every_image_is_there_once_under_its_class() -> None:
 
 
 def test_nothing_is_scored_on_a_source_without_splits_beside_one_with() -> None:
-    split = ("train",) * 14 + ("test",) * 6
-    images = data.load(
-        [source(0, ("a", "b"), 20, split), source(100, ("c", "d"), 30)], image_size=4
-    )
+    divided = source(0, ("a", "b"), 20, ("train",) * 14 + ("test",) * 6)
+    images = data.load([divided, source(100, ("c", "d"), 30)], image_size=4)
     assert sorted(levels_of(images.test).tolist()) == list(range(14, 20))
     trained = np.concatenate([levels_of(images.train), levels_of(images.validation)])
     assert sorted(trained.tolist()) == [*range(14), *range(100, 130)]

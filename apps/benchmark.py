@@ -14,6 +14,7 @@ SUITES = {
     "advice": ("apps.benchmarks.advice", "Whether the advisor's plans are the best ones."),
     "cell": ("apps.benchmarks.cell", "One cell of `advice`: plans on one draw; prints JSON."),
     "recipes": ("apps.benchmarks.recipes", "Recipes and baselines on several sets of images."),
+    "bundled": ("apps.benchmarks.bundled", "Which source images make the best small network."),
     "cache": ("apps.benchmarks.cache", "Frozen stages run once, against plain Keras."),
     "variants": ("apps.benchmarks.variants", "What one option changes in accuracy and time."),
     "peers": ("apps.benchmarks.against", "Whole processes against other programs."),

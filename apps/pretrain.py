@@ -52,6 +52,9 @@ class Config:
         "Share of the training images that chooses the best epoch.", 0.05, low=0.01, high=0.5
     )
     epochs: int = settings.option("Passes over the images.", 24, low=1)
+    images_shown: int = settings.option(
+        "Images shown in all, in whole passes, in the place of --epochs; 0 is by epochs.", 0, low=0
+    )
     learning_rate: float = settings.option("Peak learning rate.", 2e-3, low=1e-6, high=1.0)
     weight_decay: float = settings.option("Decoupled weight decay.", 0.05, low=0.0, high=1.0)
     label_smoothing: float = settings.option(
@@ -123,10 +126,11 @@ def run(config: Config) -> "SourceCard":
         seed=config.seed,
     )
     classifier = backbones.attach_head(backbone, images.num_classes, seed=config.seed)
+    epochs = _epochs(config, len(images.train))
     tuning = strategy.Tuning(
         learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        schedule=strategy.Schedule("cosine", warmup_epochs=min(1.0, config.epochs / 2)),
+        epochs=epochs,
+        schedule=strategy.Schedule("cosine", warmup_epochs=min(1.0, epochs / 2)),
         batch_norm="trainable",
         augment=config.augment,
     )
@@ -152,6 +156,10 @@ def run(config: Config) -> "SourceCard":
     card = describe(config, classifier, images)
     _leave(config, backbone, card)
     return card
+
+
+def _epochs(config: Config, images: int) -> int:
+    return max(1, round(config.images_shown / images)) if config.images_shown else config.epochs
 
 
 def _rotation(config: Config, classifier: "Classifier", train: "Split") -> "Companion":

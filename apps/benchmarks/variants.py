@@ -8,15 +8,14 @@ as the recipe without. Rows are kept; the same command does what is missing.
 
 import dataclasses
 import pathlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from apps import flags
-from apps.benchmarks import cases, markdown, overview, records
-from finetune_kit import checks, console, metrics
+from apps.benchmarks import cases, markdown, overview, records, trained
+from finetune_kit import console, metrics
 from finetune_kit.backbones import catalogue
 from finetune_kit.results import report
 from recipes import last_stages, probe_then_finetune, settings
@@ -128,38 +127,11 @@ def measure(
         changed = dataclasses.replace(loaded.config, **VARIANTS[recipe][variant])
         yield {
             **_settings(config), "recipe": recipe, "variant": variant, "data": name, "seed": seed,
-            **_trained(recipe, dataclasses.replace(loaded, config=changed)),
+            **trained.score(RECIPES[recipe], dataclasses.replace(loaded, config=changed)),
             "machine": records.machine(), "versions": report.versions(), "finished": records.now(),
         }  # fmt: skip
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
-
-
-def _trained(recipe: str, loaded: Any) -> dict[str, Any]:
-    from finetune_kit import features, training
-    from recipes import jobs, loading
-
-    config, images = loaded.config, loaded.images
-    if images.test is None:
-        raise checks.DataError("A case needs test images. Received: none")
-    classifier = loading.attach(
-        config, loaded.classifier.backbone, images.num_classes, config.head_stages
-    )
-    began = time.perf_counter()
-    training.run(
-        classifier,
-        RECIPES[recipe].phases(config, classifier.groups),
-        images,
-        jobs.training_options(config),
-    )
-    seconds = time.perf_counter() - began
-    probabilities = features.predict(classifier, images.test)
-    return {
-        "accuracy": float((probabilities.argmax(axis=1) == images.test.labels).mean()),
-        "seconds": seconds,
-        "n": len(images.train),
-        "epochs": config.epochs,
-    }
 
 
 def section(lines: Sequence[Mapping[str, Any]]) -> str:

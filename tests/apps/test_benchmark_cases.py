@@ -139,3 +139,18 @@ def test_only_folders_of_folders_are_sets(flat, tmp_path) -> None:
     (tmp_path / "README.md").write_text("")
     (tmp_path / "notes").mkdir()
     assert cases.sets_in(tmp_path) == ("flat",)
+
+
+def test_to_develop_no_test_image_is_looked_at(flat) -> None:
+    drawn = cases.draw(flat, per_class=0, seed=0)
+    for seed in (0, 1):
+        case = cases.develop(flat, per_class=7, seed=seed)
+        counts = [sum(label == k for _, label in case.train) for k in range(4)]
+        assert counts == [7] * 4 and case.classes == drawn.classes
+        assert set(case.train) | set(case.test) == set(drawn.train)
+        assert not set(case.train) & set(case.test)
+    other = cases.develop(flat, per_class=7, seed=0)
+    assert set(other.train) != set(case.train)
+    assert len(cases.develop(flat, per_class=7, seed=0, test_cap=20).test) == 20
+    few = cases.develop(flat, per_class=999, seed=0)  # one image of every class to test on
+    assert sorted(label for _, label in few.test) == [0, 1, 2, 3]

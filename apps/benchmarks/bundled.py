@@ -1,0 +1,180 @@
+"""The suite `bundled`: which source images make a small network that transfers best.
+
+    finetune-kit benchmark bundled --source=tfds:cifar10 --photos=imagenette --data_root=photo_sets
+
+Networks alike in everything but their source images are pretrained on as many images each, then
+given a head, and fine-tuned, on sets that none of them has seen. All of it is development: what is
+tested on here are images to train on elsewhere, and no test image is looked at. Every finished
+piece is a row; the same command does what is missing.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from apps import flags, pretrain
+from apps.benchmarks import bundled_page, cases, methods, peers, records, trained
+from finetune_kit import checks, console, data
+from finetune_kit.backbones import card, catalogue
+from finetune_kit.results import files, report
+from recipes import settings
+
+FRACTALS = "fractals:200x100"
+ROTATION = 0.3  # share of the loss that asks how far an image is turned
+# Mixture to (whether photos are added, further sources, share of rotation). The first is the mark.
+MIXTURES: dict[str, tuple[bool, str, float]] = {
+    "source": (False, "", 0.0),
+    "source, rotation": (False, "", ROTATION),
+    "source, fractals": (False, FRACTALS, 0.0),
+    "source, fractals, rotation": (False, FRACTALS, ROTATION),
+    "source, photos": (True, "", 0.0),
+    "source, photos, fractals": (True, FRACTALS, 0.0),
+}
+ALONE = "fractals"  # and nothing else
+RECIPES = ("head_only", "probe_then_finetune")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags of `finetune-kit benchmark bundled`."""
+
+    source: str = settings.option(
+        "Source images, as `pretrain` takes them; empty only writes the page from the rows.", ""
+    )
+    photos: str = settings.option("Further photos, which some mixtures have.", "")
+    data_dir: str = settings.option("Where TensorFlow Datasets keeps its data sets.", "")
+    data_root: str = settings.option("Folder of the sets, each a folder.", "")
+    sets: str = settings.option("Names of sets that no mixture has, with commas; empty is all.", "")
+    images_shown: int = settings.option("Images that each network is trained on.", 240_000, low=1)
+    per_class: str = settings.option("Labelled images a class, with commas.", "5,50")
+    seeds: int = settings.option("Draws of the images.", 1, low=1)
+    rows: str = settings.option("Where finished pieces are kept.", "docs/results/bundled.jsonl")
+    output: str = settings.option("The page.", "docs/bundled-backbone.md")
+    workdir: str = settings.option("Where networks and images go.", "runs/bundled")
+
+    def __post_init__(self) -> None:
+        settings.check_options(self)
+        for number in self.numbers:
+            checks.in_range("per_class", number, 2)
+        if not self.source:
+            return
+        for source in filter(None, (self.source, self.photos)):
+            data.check_source(source, self.data_dir or None)
+        known = cases.sets_in(self.data_root)
+        for name in self.names:
+            checks.one_of("sets", name, known)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Labelled images a class."""
+        try:
+            return tuple(int(word) for word in self.per_class.split(","))
+        except ValueError:
+            raise checks.ConfigError(
+                "per_class must be numbers with commas. "
+                + checks.received(per_class=self.per_class)
+            ) from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sets to judge by."""
+        listed = tuple(name.strip() for name in self.sets.split(",") if name.strip())
+        return listed or cases.sets_in(self.data_root)
+
+    @property
+    def mixtures(self) -> tuple[str, ...]:
+        """The mixtures whose sources there are."""
+        own = (name for name, (photos, _, _) in MIXTURES.items() if self.photos or not photos)
+        return (*own, ALONE)
+
+
+def main(argv: list[str]) -> int:
+    """Trains and judges what has no row, and writes the page; returns 0."""
+    config, words = flags.parse(argv, Config, command="benchmark bundled")
+    flags.refuse_words("benchmark bundled", words)
+    from finetune_kit.backbones import network
+
+    if config.source:
+        measure(config)
+    text = bundled_page.page(records.load_lines(config.rows), card.read(network.FILES))
+    pathlib.Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(config.output, text)
+    console.say(f"page  {config.output}")
+    return 0
+
+
+def measure(config: Config) -> None:
+    """Adds a row for every network, and for every cell that it is judged by."""
+    done = {_key(row) for row in records.load_lines(config.rows)}
+    cells = list(_cells(config))
+    with console.progress("Networks", len(config.mixtures)) as bar:
+        for mixture in config.mixtures:
+            weights, row = _pretrained(config, mixture)
+            if _key(row) not in done:
+                records.append_lines(config.rows, [{**row, **_stamp()}])
+            for cell in cells:
+                base = {"mixture": mixture, "images_shown": config.images_shown, **cell}
+                left = [name for name in RECIPES if _key({**base, "recipe": name}) not in done]
+                for found in _judged(config, weights, cell, left):
+                    records.append_lines(config.rows, [{**base, **found, **_stamp()}])
+            bar.advance()
+
+
+def _pretrained(config: Config, mixture: str) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Trains the network of a mixture unless it has been, and returns its weights and its row."""
+    photos, also, rotation = MIXTURES.get(mixture, (False, "", 0.0))
+    slug = mixture.replace(", ", "-")
+    workdir = pathlib.Path(config.workdir) / f"{slug}-{config.images_shown}"
+    folder = workdir / pretrain.FOLDER
+    if card.read(folder) is None:
+        further = ",".join(filter(None, (config.photos if photos else "", also)))
+        words = [
+            f"--data={FRACTALS if mixture == ALONE else config.source}",
+            f"--data_dir={config.data_dir}", f"--also={further}", f"--rotation={rotation}",
+            f"--images_shown={config.images_shown}", f"--workdir={workdir}",
+            "--resume" if workdir.is_dir() else "--noresume",
+        ]  # fmt: skip
+        peers.call([*methods.KIT, "pretrain", *words])
+    made = card.read(folder)
+    if made is None:
+        raise checks.WeightsError(f"pretrain must leave a card. Received: none in {str(folder)!r}")
+    row = {"mixture": mixture, "images_shown": config.images_shown, "data": "source",
+           "classes": len(made.class_names), "accuracy": made.accuracy["value"]}  # fmt: skip
+    return folder / pretrain.WEIGHTS, row
+
+
+def _cells(config: Config) -> Iterator[dict[str, Any]]:
+    """Yields what the networks are judged by, the first draw first."""
+    for seed in range(config.seeds):
+        for per_class in config.numbers:
+            for name in config.names:
+                yield {"data": name, "per_class": per_class, "seed": seed}
+
+
+def _judged(
+    config: Config, weights: pathlib.Path, cell: Mapping[str, Any], recipes: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields the accuracy of each recipe on development images of a set."""
+    from recipes import loading
+
+    name, per_class, seed = cell["data"], cell["per_class"], cell["seed"]
+    case = cases.develop(pathlib.Path(config.data_root) / name, per_class=per_class, seed=seed)
+    folder = pathlib.Path(config.workdir) / "cases" / f"{name}-{per_class}-{seed}-{case.digest}"
+    for recipe in recipes:
+        method = importlib.import_module(f"recipes.{recipe}")
+        settled = method.Config(
+            data=str(cases.write(case, folder)), workdir="unused", per_class=per_class,
+            cross_validate=False, seed=seed, backbone=catalogue.BUNDLED, weights=str(weights),
+        )  # fmt: skip
+        yield {"recipe": recipe, **trained.score(method, loading.load(settled))}
+
+
+def _stamp() -> dict[str, Any]:
+    return {"machine": records.machine(), "versions": report.versions(), "finished": records.now()}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    names = ("mixture", "images_shown", "data", "per_class", "seed", "recipe")
+    return tuple(row.get(name) for name in names)

@@ -1,0 +1,99 @@
+"""The page on the bundled network: how it was made, and what else was tried."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apps.benchmarks import markdown
+from finetune_kit import metrics
+
+if TYPE_CHECKING:
+    from finetune_kit.backbones.card import SourceCard
+
+Row = Mapping[str, Any]
+TITLES = {"head_only": "head", "probe_then_finetune": "fine-tuned"}
+
+
+def page(rows: Sequence[Row], card: "SourceCard | None") -> str:
+    """Returns the page, a function of the rows and of the card that ships with the weights."""
+    parts = ["# The bundled backbone"]
+    if card is not None:
+        parts += _made(card)
+    judged = [row for row in rows if "recipe" in row]
+    if judged:
+        parts += _tried(rows, judged)
+    return "\n\n".join(parts) + "\n"
+
+
+def _made(card: "SourceCard") -> list[str]:
+    low, high = card.accuracy["low"], card.accuracy["high"]
+    return [
+        f"Trained on {card.trained_on} by",
+        f"    {card.recipe['command']}",
+        f"It recognises {card.accuracy['value']:.1%} [{low:.1%}, {high:.1%}] of the "
+        f"{card.accuracy['n']:,} test images. Terms of the source images: {card.terms}",
+    ]
+
+
+def _tried(rows: Sequence[Row], judged: Sequence[Row]) -> list[str]:
+    """Returns the ablation: a line a mixture, a column a number of labels and recipe."""
+    mixtures = list(dict.fromkeys(row["mixture"] for row in judged))
+    columns = sorted({(row["per_class"], row["recipe"]) for row in judged})
+    cells = {
+        (mixture, *column): _by_set(judged, mixture, *column)
+        for mixture in mixtures
+        for column in columns
+    }
+    mark = mixtures[0]
+    lines = []
+    for mixture in mixtures:
+        source = next((r for r in rows if r["mixture"] == mixture and "recipe" not in r), None)
+        gaps = _gaps([cells[mixture, *c] for c in columns], [cells[mark, *c] for c in columns])
+        lines.append(
+            [
+                mixture,
+                markdown.MISSING if source is None else f"{100 * source['accuracy']:.1f}",
+                *(_average(cells[mixture, *column]) for column in columns),
+                markdown.MISSING if mixture == mark else markdown.percent(gaps, signed=True),
+            ]
+        )
+    sets = sorted({row["data"] for row in judged})
+    shown = sorted({row["images_shown"] for row in judged})
+    headings = ["trained on", "own test images",
+                *(f"{TITLES[recipe]}, {number} a class" for number, recipe in columns),
+                f"minus {mark}, points"]  # fmt: skip
+    return [
+        "## What else was tried",
+        f"Networks alike in everything but their source images, each trained on "
+        f"{', '.join(f'{n:,}' for n in shown)} images, then judged on {', '.join(sets)}, which "
+        "none of them has seen: accuracy in per cent on images that are for development alone, "
+        f"averaged over the sets. The last column is the mean difference to `{mark}`, all columns "
+        "together, paired by set, with Student's 95 % interval over the sets.",
+        markdown.grid(headings, lines),
+        markdown.machines(rows),
+    ]
+
+
+def _by_set(rows: Sequence[Row], mixture: str, per_class: int, recipe: str) -> dict[str, float]:
+    """Returns set to mean accuracy over draws."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if (row["mixture"], row["per_class"], row["recipe"]) == (mixture, per_class, recipe):
+            found.setdefault(row["data"], []).append(row["accuracy"])
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _average(by_set: Mapping[str, float]) -> str:
+    return f"{100 * np.mean(list(by_set.values())):.1f}" if by_set else markdown.MISSING
+
+
+def _gaps(
+    own: Sequence[Mapping[str, float]], mark: Sequence[Mapping[str, float]]
+) -> metrics.Estimate | None:
+    """Returns the mean difference over columns, by set; None with fewer than two sets."""
+    gaps: dict[str, list[float]] = {}
+    for ours, theirs in zip(own, mark, strict=True):
+        for name in ours.keys() & theirs.keys():
+            gaps.setdefault(name, []).append(ours[name] - theirs[name])
+    return metrics.mean([float(np.mean(g)) for g in gaps.values()]) if len(gaps) > 1 else None

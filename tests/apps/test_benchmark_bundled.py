@@ -1,0 +1,100 @@
+"""The suite that finds out which source images make the best bundled network."""
+
+import pytest
+
+from apps import main as apps_main
+from apps.benchmarks import bundled, bundled_page, records
+from finetune_kit import checks
+from finetune_kit.backbones import card, network
+from tests.recipes import coloured
+
+MACHINE = {"machine": "m", "versions": {"python": "3"}}
+
+
+@pytest.fixture
+def squares(tmp_path):
+    """Returns a folder of sets and one of source images, all of coloured squares."""
+    coloured.write(tmp_path / "sets" / "near")
+    coloured.write(tmp_path / "sets" / "far")
+    return tmp_path / "sets", coloured.write(tmp_path / "source", per_class=12)
+
+
+def judged(mixture, data, accuracy, *, per_class=5, recipe="head_only"):
+    return {"mixture": mixture, "images_shown": 100, "data": data, "per_class": per_class,
+            "seed": 0, "recipe": recipe, "accuracy": accuracy, **MACHINE}  # fmt: skip
+
+
+def cells(text, first):
+    (line,) = [x for x in text.splitlines() if x.startswith(f"| {first} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_is_a_function_of_the_rows() -> None:
+    rows = [
+        {"mixture": "source", "images_shown": 100, "data": "source", "accuracy": 0.8, **MACHINE},
+        judged("source", "a", 0.50), judged("source", "b", 0.60),
+        judged("source", "a", 0.70, per_class=50), judged("source", "b", 0.90, per_class=50),
+        judged("fractals", "a", 0.52), judged("fractals", "b", 0.66),
+        judged("fractals", "a", 0.72, per_class=50), judged("fractals", "b", 0.94, per_class=50),
+    ]  # fmt: skip
+    text = bundled_page.page(rows, None)
+    assert cells(text, "source") == ["source", "80.0", "55.0", "80.0", "–"]
+    # 2 and 5 points on the two sets, so 3.5; Student's quantile for one degree is 12.7.
+    assert cells(text, "fractals") == ["fractals", "–", "59.0", "83.0", "+3.5 [−15.6, +22.6]"]
+    assert "each trained on 100 images, then judged on a, b" in text
+
+
+def test_the_page_says_how_the_shipped_weights_were_made() -> None:
+    text = bundled_page.page([], card.read(network.FILES))
+    assert "    finetune-kit pretrain --data=" in text and "Krizhevsky" in text
+    assert "What else was tried" not in text
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_trained_and_judged(squares, tmp_path, monkeypatch, capsys) -> None:
+    sets, source = squares
+    monkeypatch.setattr(bundled, "FRACTALS", "fractals:2x8")
+    monkeypatch.setattr(
+        bundled,
+        "MIXTURES",
+        {"source": (False, "", 0.0), "source, fractals": (False, "fractals:2x8", 0.3)},
+    )
+    rows, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
+    words = [f"--source={source}", f"--data_root={sets}", "--images_shown=40", "--per_class=3",
+             f"--rows={rows}", f"--output={page}", f"--workdir={tmp_path / 'work'}"]  # fmt: skip
+    assert apps_main.run(["benchmark", "bundled", *words]) == 0
+    found = records.load_lines(rows)
+    judged_by = {(r["mixture"], r["data"], r["recipe"]) for r in found if "recipe" in r}
+    assert judged_by == {
+        (mixture, data, recipe)
+        for mixture in ("source", "source, fractals", "fractals")
+        for data in ("near", "far")
+        for recipe in bundled.RECIPES
+    }
+    classes = {r["mixture"]: r["classes"] for r in found if "recipe" not in r}
+    assert classes == {"source": 3, "source, fractals": 5, "fractals": 2}
+    assert all(r["n"] == 9 and 0 <= r["accuracy"] <= 1 for r in found if "recipe" in r)
+    assert "| source, fractals " in page.read_text("utf-8")
+    # A row that is lost is measured again, and nothing else.
+    left = rows.read_text().splitlines(keepends=True)[:-1]
+    rows.write_text("".join(left))
+    assert apps_main.run(["benchmark", "bundled", *words]) == 0
+    again = records.load_lines(rows)
+    assert len(again) == len(found)
+    assert {k: again[-1][k] for k in ("mixture", "data", "recipe", "accuracy")} == {
+        k: found[-1][k] for k in ("mixture", "data", "recipe", "accuracy")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--per_class=5,x"], "per_class must be numbers with commas. Received: per_class='5,x'"),
+        (["--per_class=1"], "per_class must be at least 2|per_class must lie in"),
+        (["--source=nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(squares, words, match) -> None:
+    given = dict(word.removeprefix("--").split("=", 1) for word in words)
+    with pytest.raises(checks.KitError, match=match):
+        bundled.Config(data_root=str(squares[0]), **given)

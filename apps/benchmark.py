@@ -15,6 +15,7 @@ SUITES = {
     "cell": ("apps.benchmarks.cell", "One cell of `advice`: plans on one draw; prints JSON."),
     "recipes": ("apps.benchmarks.recipes", "Recipes and baselines on several sets of images."),
     "bundled": ("apps.benchmarks.bundled", "Which source images make the best small network."),
+    "scratch": ("apps.benchmarks.scratch", "The bundled network against random weights."),
     "cache": ("apps.benchmarks.cache", "Frozen stages run once, against plain Keras."),
     "variants": ("apps.benchmarks.variants", "What one option changes in accuracy and time."),
     "peers": ("apps.benchmarks.against", "Whole processes against other programs."),

@@ -56,7 +56,7 @@ class Config:
 
     def __post_init__(self) -> None:
         settings.check_options(self)
-        for number in self.numbers:
+        for number in numbers(self.per_class):
             checks.in_range("per_class", number, 2)
         if not self.source:
             return
@@ -65,17 +65,6 @@ class Config:
         known = cases.sets_in(self.data_root)
         for name in self.names:
             checks.one_of("sets", name, known)
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """Labelled images a class."""
-        try:
-            return tuple(int(word) for word in self.per_class.split(","))
-        except ValueError:
-            raise checks.ConfigError(
-                "per_class must be numbers with commas. "
-                + checks.received(per_class=self.per_class)
-            ) from None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,15 +83,38 @@ def main(argv: list[str]) -> int:
     """Trains and judges what has no row, and writes the page; returns 0."""
     config, words = flags.parse(argv, Config, command="benchmark bundled")
     flags.refuse_words("benchmark bundled", words)
-    from finetune_kit.backbones import network
-
     if config.source:
         measure(config)
-    text = bundled_page.page(records.load_lines(config.rows), card.read(network.FILES))
-    pathlib.Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(config.output, text)
-    console.say(f"page  {config.output}")
+    write_page(config.output, tried=config.rows)
     return 0
+
+
+def write_page(output: str, *, tried: str = "", scratch: str = "") -> None:
+    """Writes the page from the rows of both suites, those in `results/` beside it unless named."""
+    from apps.benchmarks import scratch as suite
+    from finetune_kit.backbones import network
+
+    page = pathlib.Path(output)
+    rows = records.load_lines(tried or page.parent / "results" / "bundled.jsonl")
+    against = records.load_lines(scratch or page.parent / "results" / "scratch.jsonl")
+    text = bundled_page.page(rows, card.read(network.FILES), suite.section(against))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(page, text)
+    console.say(f"page  {page}")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Returns the numbers in `5,20`.
+
+    Raises:
+        ConfigError: Something else.
+    """
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise checks.ConfigError(
+            "per_class must be numbers with commas. " + checks.received(per_class=text)
+        ) from None
 
 
 def measure(config: Config) -> None:
@@ -113,12 +125,12 @@ def measure(config: Config) -> None:
         for mixture in config.mixtures:
             weights, row = _pretrained(config, mixture)
             if _key(row) not in done:
-                records.append_lines(config.rows, [{**row, **_stamp()}])
+                records.append_lines(config.rows, [{**row, **stamp()}])
             for cell in cells:
                 base = {"mixture": mixture, "images_shown": config.images_shown, **cell}
                 left = [name for name in RECIPES if _key({**base, "recipe": name}) not in done]
                 for found in _judged(config, weights, cell, left):
-                    records.append_lines(config.rows, [{**base, **found, **_stamp()}])
+                    records.append_lines(config.rows, [{**base, **found, **stamp()}])
             bar.advance()
 
 
@@ -148,7 +160,7 @@ def _pretrained(config: Config, mixture: str) -> tuple[pathlib.Path, dict[str, A
 def _cells(config: Config) -> Iterator[dict[str, Any]]:
     """Yields what the networks are judged by, the first draw first."""
     for seed in range(config.seeds):
-        for per_class in config.numbers:
+        for per_class in numbers(config.per_class):
             for name in config.names:
                 yield {"data": name, "per_class": per_class, "seed": seed}
 
@@ -171,7 +183,8 @@ def _judged(
         yield {"recipe": recipe, **trained.score(method, loading.load(settled))}
 
 
-def _stamp() -> dict[str, Any]:
+def stamp() -> dict[str, Any]:
+    """Returns what every row says of where and when it was made."""
     return {"machine": records.machine(), "versions": report.versions(), "finished": records.now()}
 
 

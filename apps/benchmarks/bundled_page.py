@@ -15,11 +15,18 @@ Row = Mapping[str, Any]
 TITLES = {"head_only": "head", "probe_then_finetune": "fine-tuned"}
 
 
-def page(rows: Sequence[Row], card: "SourceCard | None") -> str:
-    """Returns the page, a function of the rows and of the card that ships with the weights."""
+def page(rows: Sequence[Row], card: "SourceCard | None", against: str = "") -> str:
+    """Returns the page, a function of the rows and of the card that ships with the weights.
+
+    Args:
+        rows: Of the suite `bundled`.
+        card: Of the shipped weights.
+        against: The section of the suite `scratch`.
+    """
     parts = ["# The bundled backbone"]
     if card is not None:
         parts += _made(card)
+    parts += [against] if against else []
     judged = [row for row in rows if "recipe" in row]
     if judged:
         parts += _tried(rows, judged)

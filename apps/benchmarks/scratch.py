@@ -1,0 +1,195 @@
+"""The suite `scratch`: what the bundled network is worth, against training from random weights.
+
+    finetune-kit benchmark scratch --data_root=photo_sets
+
+Both train the same architecture on the same images. The rate from scratch is its own, chosen on
+development images (`cases.develop`), by number of labels; then every set's test images are scored
+once a draw. Every finished run is a row; the same command does what is missing.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from apps import demo, flags
+from apps.benchmarks import bundled, cases, markdown, records, trained
+from finetune_kit import checks, console, metrics
+from finetune_kit.backbones import catalogue
+from recipes import settings
+
+RATES = (3e-4, 1e-3, 3e-3)
+EPOCHS = 100  # from scratch: three times what fine-tuning takes
+SCRATCH, BUNDLED = "from_scratch", "probe_then_finetune"
+DIGITS = "digits"  # written from scikit-learn, beside the sets of the folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags of `finetune-kit benchmark scratch`."""
+
+    data_root: str = settings.option(
+        "Folder of the sets, each a folder; empty only writes the page from the rows.", ""
+    )
+    sets: str = settings.option("Names of sets, with commas; empty is all.", "")
+    per_class: str = settings.option("Labelled images a class, with commas.", "5,20")
+    seeds: int = settings.option("Draws of the images.", 3, low=2)
+    weights: str = settings.option("Of the bundled network; empty are those that ship.", "")
+    rows: str = settings.option("Where finished runs are kept.", "docs/results/scratch.jsonl")
+    output: str = settings.option("The page.", "docs/bundled-backbone.md")
+    workdir: str = settings.option("Where images go; may be deleted.", "runs/benchmark")
+
+    def __post_init__(self) -> None:
+        settings.check_options(self)
+        settings.check_weights(self.weights)
+        for number in bundled.numbers(self.per_class):
+            checks.in_range("per_class", number, 2)
+        if self.data_root:
+            known = cases.sets_in(self.data_root)
+            for name in self.names:
+                checks.one_of("sets", name, (*known, DIGITS))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sets."""
+        listed = tuple(name.strip() for name in self.sets.split(",") if name.strip())
+        return listed or (*cases.sets_in(self.data_root), DIGITS)
+
+
+def main(argv: list[str]) -> int:
+    """Measures what has no row, and writes the page; returns 0."""
+    config, words = flags.parse(argv, Config, command="benchmark scratch")
+    flags.refuse_words("benchmark scratch", words)
+    if config.data_root:
+        measure(config)
+    bundled.write_page(config.output, scratch=config.rows)
+    return 0
+
+
+def measure(config: Config) -> None:
+    """Adds the rows of all runs that have none: first those that choose the rate."""
+    done = {_key(row) for row in records.load_lines(config.rows)}
+    tuning = [run for run in _tuning(config) if _key(run) not in done]
+    with console.progress("Rates", len(tuning)) as bar:
+        for run in tuning:
+            records.append_lines(config.rows, [_row(config, run)])
+            bar.advance()
+    rates = chosen(records.load_lines(config.rows))
+    left = [run for run in _runs(config, rates) if _key(run) not in done]
+    with console.progress("Runs", len(left)) as bar:
+        for run in left:
+            records.append_lines(config.rows, [_row(config, run)])
+            bar.advance()
+
+
+def chosen(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Returns labels a class to the rate with the best mean accuracy on development images."""
+    found: dict[tuple[int, float], list[float]] = {}
+    for row in rows:
+        if row["kind"] == "tuning":
+            found.setdefault((row["per_class"], row["rate"]), []).append(row["accuracy"])
+    # Of each number of labels the last one stays, which is the best.
+    return dict(sorted(found, key=lambda key: float(np.mean(found[key]))))
+
+
+def _tuning(config: Config) -> Iterator[dict[str, Any]]:
+    for number in bundled.numbers(config.per_class):
+        for name in config.names:
+            for rate in RATES:
+                yield {"kind": "tuning", "recipe": SCRATCH, "data": name, "per_class": number,
+                       "seed": 0, "rate": rate}  # fmt: skip
+
+
+def _runs(config: Config, rates: Mapping[int, float]) -> Iterator[dict[str, Any]]:
+    for seed in range(config.seeds):
+        for number in bundled.numbers(config.per_class):
+            for name in config.names:
+                for recipe in (SCRATCH, BUNDLED):
+                    rate = rates[number] if recipe == SCRATCH else 0.0
+                    yield {"kind": "run", "recipe": recipe, "data": name, "per_class": number,
+                           "seed": seed, "rate": rate}  # fmt: skip
+
+
+def _row(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Trains, scores and returns the row."""
+    from recipes import loading
+
+    name, number, seed, recipe = (run[k] for k in ("data", "per_class", "seed", "recipe"))
+    draw = cases.develop if run["kind"] == "tuning" else cases.draw
+    case = draw(_folder(config, name), per_class=number, seed=seed)
+    slug = f"scratch-{run['kind']}-{name}-{number}-{seed}-{case.digest}"
+    method = importlib.import_module(f"recipes.{recipe}")
+    own = {"learning_rate": run["rate"], "epochs": EPOCHS} if recipe == SCRATCH else {}
+    settled = method.Config(
+        data=str(cases.write(case, pathlib.Path(config.workdir) / "cases" / slug)),
+        workdir="unused", per_class=number, cross_validate=False, seed=seed,
+        backbone=catalogue.BUNDLED,
+        weights="none" if recipe == SCRATCH else config.weights, **own,
+    )  # fmt: skip
+    return {**run, **trained.score(method, loading.load(settled)), **bundled.stamp()}
+
+
+def _folder(config: Config, name: str) -> pathlib.Path:
+    """Returns the folder of a set; the digits are written first."""
+    if name != DIGITS:
+        return pathlib.Path(config.data_root) / name
+    folder = pathlib.Path(config.workdir) / "cases" / DIGITS
+    if not folder.is_dir():
+        demo.write_digits(folder)
+    return folder
+
+
+def section(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the tables of the suite, a function of its rows alone; "" without runs."""
+    runs = [line for line in lines if line["kind"] == "run"]
+    rates = chosen(lines)
+    parts = []
+    for number in sorted({run["per_class"] for run in runs}):
+        own = [run for run in runs if run["per_class"] == number]
+        parts += [f"{number} labelled images a class; rate from scratch {rates[number]:g}:",
+                  *_table(own)]  # fmt: skip
+    if not parts:
+        return ""
+    return "\n\n".join(
+        [
+            "## Against training from scratch",
+            f"The same architecture on the same images: from random weights for {EPOCHS} epochs "
+            "at a rate chosen on development images, and from the bundled weights with "
+            f"`{BUNDLED}` as it is. Accuracy in per cent on the test images; the difference is "
+            "paired by draw, with Student's 95 % interval.",
+            *parts,
+            markdown.machines(lines),
+        ]
+    )
+
+
+def _table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    by_set: dict[str, dict[str, dict[int, float]]] = {}
+    for run in runs:
+        of_set = by_set.setdefault(run["data"], {SCRATCH: {}, BUNDLED: {}})
+        of_set[run["recipe"]][run["seed"]] = run["accuracy"]
+    gaps, lines = {}, []
+    for name, found in sorted(by_set.items()):
+        seeds = sorted(found[SCRATCH].keys() & found[BUNDLED].keys())
+        scratch, tuned = ([found[r][seed] for seed in seeds] for r in (SCRATCH, BUNDLED))
+        if len(seeds) < 2:
+            continue
+        gaps[name] = metrics.paired_difference(tuned, scratch)
+        lines.append([name, *(f"{100 * np.mean(values):.1f}" for values in (scratch, tuned)),
+                      markdown.percent(gaps[name], signed=True)])  # fmt: skip
+    if not lines:
+        return []
+    ahead = sum(gap.value > 0 for gap in gaps.values())
+    mean = 100 * np.mean([gap.value for gap in gaps.values()])
+    return [
+        markdown.grid(["set", "from scratch", "bundled", "difference, points"], lines),
+        f"Ahead on {ahead} of {len(gaps)} sets, by {mean:.1f} points on average.",
+    ]
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    names = ("kind", "recipe", "data", "per_class", "seed", "rate")
+    return tuple(row[name] for name in names)

@@ -1,0 +1,68 @@
+"""The suite that compares the bundled network with random weights."""
+
+import pytest
+
+from apps import main as apps_main
+from apps.benchmarks import records, scratch
+from finetune_kit import checks
+from tests.recipes import coloured
+
+MACHINE = {"machine": "m", "versions": {"python": "3"}}
+
+
+def row(kind, recipe, data, seed, accuracy, *, rate=0.0, per_class=5):
+    return {"kind": kind, "recipe": recipe, "data": data, "seed": seed, "accuracy": accuracy,
+            "rate": rate, "per_class": per_class, **MACHINE}  # fmt: skip
+
+
+def test_the_rate_is_the_best_on_average_of_each_number_of_labels() -> None:
+    found = [
+        row("tuning", scratch.SCRATCH, data, 0, accuracy, rate=rate, per_class=number)
+        for number, rate, data, accuracy in [
+            (5, 1e-3, "a", 0.5), (5, 1e-3, "b", 0.5), (5, 3e-3, "a", 0.9), (5, 3e-3, "b", 0.2),
+            (20, 1e-3, "a", 0.4), (20, 3e-3, "a", 0.3),
+        ]
+    ]  # fmt: skip
+    assert scratch.chosen(found) == {5: 3e-3, 20: 1e-3}
+
+
+def test_differences_are_paired_by_draw() -> None:
+    rows = [row("tuning", scratch.SCRATCH, "a", 0, 0.5, rate=3e-3)]
+    for data, scratched, tuned in [("a", (0.2, 0.4), (0.5, 0.8)), ("b", (0.6, 0.6), (0.5, 0.5))]:
+        for seed in (0, 1):
+            rows.append(row("run", scratch.SCRATCH, data, seed, scratched[seed], rate=3e-3))
+            rows.append(row("run", scratch.BUNDLED, data, seed, tuned[seed]))
+    text = scratch.section(rows)
+    (line,) = [x for x in text.splitlines() if x.startswith("| a ")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    # 30 and 40 points; Student's quantile for one degree is 12.7.
+    assert cells == ["a", "30.0", "65.0", "+35.0 [−28.5, +98.5]"]
+    assert "Ahead on 1 of 2 sets, by 12.5 points on average." in text
+    assert "rate from scratch 0.003" in text
+    assert scratch.section(rows[:1]) == ""
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_measured(tmp_path, monkeypatch) -> None:
+    coloured.write(tmp_path / "sets" / "near")
+    monkeypatch.setattr(scratch, "EPOCHS", 1)
+    monkeypatch.setattr(scratch, "RATES", (1e-3, 3e-3))
+    rows, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
+    words = [f"--data_root={tmp_path / 'sets'}", "--per_class=3", "--seeds=2", f"--rows={rows}",
+             f"--output={page}", f"--workdir={tmp_path / 'work'}"]  # fmt: skip
+    assert apps_main.run(["benchmark", "scratch", *words]) == 0
+    found = records.load_lines(rows)
+    assert [r["kind"] for r in found] == ["tuning"] * 4 + ["run"] * 8
+    runs = {(r["data"], r["seed"], r["recipe"]): r for r in found if r["kind"] == "run"}
+    assert len(runs) == 8 and {data for data, _, _ in runs} == {"near", scratch.DIGITS}
+    best = scratch.chosen(found)[3]
+    assert {r["rate"] for r in runs.values()} == {0.0, best}
+    assert "## Against training from scratch" in page.read_text("utf-8")
+    assert apps_main.run(["benchmark", "scratch", *words]) == 0
+    assert records.load_lines(rows) == found
+
+
+def test_an_unknown_set_is_refused(tmp_path) -> None:
+    coloured.write(tmp_path / "sets" / "near")
+    with pytest.raises(checks.ConfigError, match="sets must be one of near, digits"):
+        scratch.Config(data_root=str(tmp_path / "sets"), sets="far")

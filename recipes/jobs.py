@@ -23,7 +23,7 @@ from finetune_kit import (
     strategy,
     training,
 )
-from recipes import loading, settings
+from recipes import loading, looking, settings
 
 if TYPE_CHECKING:
     import pathlib
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from finetune_kit.training.options import Outcome
 
 C = TypeVar("C", bound=settings.Settings)
+
+LONG = 20_000  # images shown in training, above which an estimate is worth its second
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,9 @@ class Job(loading.Loaded[C]):
             NumericsError: Training diverged; the last good weights are saved before.
         """
         _show(phases)
+        expected = self._expected(phases)
+        if expected is not None:
+            console.say(f"about {expected:.0f} s in all, from a timed forward pass")
         store = features.ActivationStore(
             memory_mb=self.config.cache_mb,
             directory=self.workdir,
@@ -77,13 +82,22 @@ class Job(loading.Loaded[C]):
                 scores, test = self._scores(outcome, store)
         with loading.timed(self.seconds, "export"):
             self._save()
-        report = self._report(phases, outcome, scores)
+        report = self._report(phases, outcome, scores, expected)
         results.write(report, self.workdir, test)
         if test is not None and self.config.tensorboard:
             results.write_pictures(
                 self.workdir / results.TENSORBOARD, test, step=outcome.planned_epochs
             )
         return report
+
+    def _expected(self, phases: "Sequence[Phase]") -> float | None:
+        """Returns seconds of the whole run; None where it is short, or the plan has told them."""
+        # Each of k folds leaves a k-th of the images out; the course after them trains on all.
+        images = max(1, len(self.images.folds)) * len(self.images.train)
+        shown = images * sum(phase.epochs for phase in phases if not phase.solved)
+        if self.advice is not None or shown < LONG:
+            return None
+        return looking.measured_costs(self).total(phases, images)
 
     def _train(
         self,
@@ -131,6 +145,7 @@ class Job(loading.Loaded[C]):
         phases: "Sequence[Phase]",
         outcome: "Outcome",
         scores: "dict[str, metrics.Scores | None]",
+        expected: float | None,
     ) -> "results.Report":
         backbone = self.classifier.backbone
         audit = self.images.audit
@@ -159,6 +174,7 @@ class Job(loading.Loaded[C]):
                 "reason": outcome.reason,
                 "restarts": list(outcome.restarts),
                 "speed": [dict(row) for row in outcome.speed],
+                "expected_seconds": expected,
             },
             seconds={**self.seconds, "total": total},
             device=self.device,

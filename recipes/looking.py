@@ -92,7 +92,7 @@ def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False) -> Look:
             fit=fit.fit,
             deep_fit=fit.above_chance(fit.last_three),
         ),
-        _costs(loaded),
+        measured_costs(loaded),
         time.perf_counter() - began,
     )
 
@@ -168,7 +168,7 @@ def _source_probabilities(
     return np.asarray(scipy.special.softmax(head.predict(maps, verbose=0), axis=1))
 
 
-def _costs(loaded: "loading.Loaded[Any]") -> costs.Costs:
+def measured_costs(loaded: "loading.Loaded[Any]") -> costs.Costs:
     """Returns what a forward pass takes, and what follows from it for the rest of a run."""
     images, classifier = loaded.images, loaded.classifier
     forward, trace = _timed(classifier.features, images.train)

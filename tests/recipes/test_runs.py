@@ -1,5 +1,6 @@
 """Whole runs: from a folder of images to model, report and logs; and back from them."""
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -12,8 +13,8 @@ from PIL import Image
 
 from apps import evaluate
 from apps.finetune import RECIPES
-from finetune_kit import checks, training
-from recipes import jobs, probe_then_finetune
+from finetune_kit import checks, console, training
+from recipes import jobs, looking, probe_then_finetune
 from tests.recipes import coloured
 
 QUICK = {"epochs": 5, "learning_rate": 3e-3, "batch_size": 8, "augment": "none"}
@@ -209,6 +210,26 @@ def test_what_is_chosen_is_resolved_and_explained(tmp_path, photos) -> None:
     assert report.config["epochs"] == 2 and report.config["learning_rate"] > 0
     assert any("2 for 39" in note for note in report.notes)
     assert any("S10" in note for note in report.notes)
+
+
+def test_a_long_run_says_how_long_it_takes(tmp_path, photos, monkeypatch, capsys) -> None:
+    timed = looking.costs.Costs(
+        forward=0.01, trace=2.0, others=5.0, spent=3.0, shares=(0.5, 0.3, 0.1, 0.1)
+    )
+    monkeypatch.setattr(jobs.looking, "measured_costs", lambda job: timed)
+    method, config = configure("full_finetune", photos, tmp_path / "short", per_class=4)
+    assert method.run(config).outcome["expected_seconds"] is None
+    monkeypatch.setattr(jobs, "LONG", 0)
+    console.activate(plain=True)
+    try:
+        expected = method.run(dataclasses.replace(config, workdir=str(tmp_path / "long"))).outcome[
+            "expected_seconds"
+        ]
+    finally:
+        console.deactivate()
+    # Backward takes twice as long as forward; three folds of two thirds, then all 12 images.
+    assert expected == pytest.approx(3 + 2 + 3 * 12 * 5 * 0.01 * (1 + 2) + 5)
+    assert f"about {expected:.0f} s in all" in capsys.readouterr().out
 
 
 def test_a_bad_file_is_left_out_and_named(tmp_path) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from apps import flags
-from apps.benchmarks import advice_page, cases, cell, methods, peers, records, regret
+from apps.benchmarks import advice_page, cases, cell, methods, network, peers, records, regret
 from finetune_kit import checks, console, cores
 from finetune_kit.backbones import catalogue
 from finetune_kit.results import report
@@ -32,7 +32,7 @@ KEYS = ("kind", "data", "per_class", "seed", "plan", "protocol")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(network.Network):
     """Flags of `finetune-kit benchmark advice`.
 
     Raises:
@@ -44,9 +44,6 @@ class Config:
     )
     sets: str = settings.option("Names of sets, with commas; empty is all.", "")
     weights: str = settings.option("A weights file, imagenet, or empty for the bundled.", "")
-    backbone: str = settings.option("Network to start from.", "mobilenet")
-    backbone_args: str = settings.option("Its arguments, as in alpha=0.25.", "")
-    image_size: int = settings.option("Side of the input in pixels.", 128, low=32)
     per_class: str = settings.option("Labelled images a class, with commas.", "5,20")
     seeds: int = settings.option("Draws of the images, each with its own training.", 3, low=1)
     plans: str = settings.option("Candidates to train, with commas; none is none.", ALL)
@@ -64,10 +61,7 @@ class Config:
     workdir: str = settings.option("Where images go; may be deleted.", "runs/benchmark")
 
     def __post_init__(self) -> None:
-        settings.check_options(self)
-        settings.check_weights(self.weights)
-        settings.arguments(self.backbone_args)
-        catalogue.image_size(self.backbone, self.image_size)
+        super().__post_init__()
         for name in (*wanted(self.plans), *wanted(self.races)):
             checks.one_of("plans", name, candidates.CANDIDATES)
         for number in cell.listed(self.per_class):

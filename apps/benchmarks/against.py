@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from apps import flags
-from apps.benchmarks import cases, markdown, methods, overview, peers, records
+from apps.benchmarks import cases, markdown, methods, network, overview, peers, records
 from apps.benchmarks import recipes as suite
 from finetune_kit import checks, console
 from finetune_kit.backbones import catalogue
@@ -25,17 +25,13 @@ FAST = 2.0  # times faster that the kit wants to be, at no less accuracy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(network.Network):
     """Flags of `finetune-kit benchmark peers`."""
 
     data_root: str = settings.option(
         "Folder of the sets, each a folder; empty only writes the page from the rows.", ""
     )
     sets: str = settings.option("Names of sets, with commas; empty is all.", "")
-    weights: str = settings.option("imagenet, none, or a weights file.", "imagenet")
-    backbone: str = settings.option("Network to start from.", "mobilenet")
-    backbone_args: str = settings.option("Its arguments, as in alpha=0.25.", "")
-    image_size: int = settings.option("Side of the input in pixels.", 128, low=32)
     per_class: int = settings.option("Training images a class; 0 is all.", 20, low=0)
     seed: int = settings.option("Draws the training images.", 0, low=0)
     recipes: str = settings.option("Names of recipes, with commas.", "auto,probe_then_finetune")
@@ -47,10 +43,7 @@ class Config:
     workdir: str = settings.option("Where images and runs go; may be deleted.", "runs/benchmark")
 
     def __post_init__(self) -> None:
-        settings.check_options(self)
-        settings.arguments(self.backbone_args)
-        settings.check_weights(self.weights)
-        catalogue.image_size(self.backbone, self.image_size)
+        super().__post_init__()
         for name in suite.listed(self.recipes):
             checks.one_of("recipes", name, suite.MEASURED)
         for command in self.peer.splitlines():

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from apps import flags
-from apps.benchmarks import cases, markdown, methods, overview, peers, records
+from apps.benchmarks import cases, markdown, methods, network, overview, peers, records
 from finetune_kit import console
-from finetune_kit.backbones import catalogue
 from finetune_kit.results import report
 from recipes import settings
 
@@ -28,13 +27,11 @@ SETTINGS = ("data", "backbone", "backbone_args", "image_size", "stages", "epochs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(network.Network):
     """Flags of `finetune-kit benchmark cache`."""
 
     data: str = settings.option("A set of images: a folder, see `benchmark recipes`.", "")
-    weights: str = settings.option("imagenet, none, or a weights file.", "imagenet")
     backbone: str = settings.option("Network to start from.", "mobilenet_v2")
-    backbone_args: str = settings.option("Its arguments, as in alpha=0.25.", "")
     image_size: int = settings.option("Side of the input in pixels.", 96, low=32)
     per_class: int = settings.option("Training images a class; 0 is all.", 100, low=0)
     stages: int = settings.option("Stages that train, from the last; 0 is the head.", 1, low=0)
@@ -43,12 +40,6 @@ class Config:
     rows: str = settings.option("Where measurements are kept.", "docs/results/cache.jsonl")
     output: str = settings.option("The page.", "docs/benchmarks.md")
     workdir: str = settings.option("Where images and runs go; may be deleted.", "runs/benchmark")
-
-    def __post_init__(self) -> None:
-        settings.check_options(self)
-        settings.check_weights(self.weights)
-        settings.arguments(self.backbone_args)
-        catalogue.image_size(self.backbone, self.image_size)
 
 
 def main(argv: list[str]) -> int:

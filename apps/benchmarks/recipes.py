@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 from apps import finetune, flags
-from apps.benchmarks import cases, guide, methods, page, peers, records
+from apps.benchmarks import cases, guide, methods, network, page, peers, records
 from finetune_kit import checks, console
 from finetune_kit.backbones import catalogue
 from finetune_kit.results import files
@@ -27,7 +27,7 @@ Runner = Callable[[Sequence[str]], peers.Finished]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(network.Network):
     """Flags of `finetune-kit benchmark recipes`.
 
     Raises:
@@ -38,12 +38,6 @@ class Config:
         "Folder of the sets, each a folder; empty only writes the page from the rows.", ""
     )
     sets: str = settings.option("Names of sets, with commas; empty is all.", "")
-    weights: str = settings.option("imagenet, none, or a weights file.", "imagenet")
-    backbone: str = settings.option("Network to start from.", "mobilenet")
-    backbone_args: str = settings.option(
-        "Its arguments, as in alpha=0.25; from_scratch has no weights file to read them from.", ""
-    )
-    image_size: int = settings.option("Side of the input in pixels.", 128, low=32)
     per_class: int = settings.option("Training images a class; 0 is all.", 20, low=0)
     # The baselines too: with few images, the draw of their random head alone moves them by points.
     seeds: int = settings.option(
@@ -68,9 +62,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        settings.check_options(self)
-        settings.arguments(self.backbone_args)
-        catalogue.image_size(self.backbone, self.image_size)
+        super().__post_init__()
         for name in listed(self.recipes):
             checks.one_of("recipes", name, MEASURED)
         for name in listed(self.baselines):
@@ -81,7 +73,6 @@ class Config:
             known = cases.sets_in(self.data_root)
             for name in listed(self.sets):
                 checks.one_of("sets", name, known)
-        settings.check_weights(self.weights)
 
     @property
     def protocol(self) -> records.Protocol:

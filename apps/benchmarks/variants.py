@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from apps import flags
-from apps.benchmarks import cases, markdown, overview, records, trained
+from apps.benchmarks import cases, markdown, network, overview, records, trained
 from finetune_kit import console, metrics
-from finetune_kit.backbones import catalogue
 from finetune_kit.results import report
 from recipes import last_stages, probe_then_finetune, settings
 
@@ -47,28 +46,21 @@ KEYS = ("recipe", "variant", "data", "seed", "per_class", "backbone", "backbone_
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(network.Network):
     """Flags of `finetune-kit benchmark variants`."""
 
     data_root: str = settings.option(
         "Folder of the sets, each a folder; empty only writes the page from the rows.", ""
     )
     sets: str = settings.option("Names of sets, with commas; empty is all.", "")
-    weights: str = settings.option("imagenet, none, or a weights file.", "")
-    backbone: str = settings.option("Network to start from.", "mobilenet")
-    backbone_args: str = settings.option("Its arguments, as in alpha=0.25.", "")
-    image_size: int = settings.option("Side of the input in pixels.", 128, low=32)
+    weights: str = settings.option(
+        "imagenet, none, or a weights file; empty is the bundled one.", ""
+    )
     per_class: int = settings.option("Training images a class.", 20, low=2)
     seeds: int = settings.option("Draws of the images.", 3, low=1)
     rows: str = settings.option("Where measurements are kept.", "docs/results/variants.jsonl")
     output: str = settings.option("The page.", "docs/benchmarks.md")
     workdir: str = settings.option("Where images go; may be deleted.", "runs/benchmark")
-
-    def __post_init__(self) -> None:
-        settings.check_options(self)
-        settings.check_weights(self.weights)
-        settings.arguments(self.backbone_args)
-        catalogue.image_size(self.backbone, self.image_size)
 
 
 def main(argv: list[str]) -> int:

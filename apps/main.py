@@ -22,6 +22,7 @@ COMMANDS = {
     "backbones": ("apps.backbones", "List networks, or the stages of one."),
     "audit-network": ("apps.audit_network", "Hold a network against the source text's rules."),
     "pretrain": ("apps.pretrain", "Train the bundled backbone."),
+    "pretrain-arrays": ("apps.pretrain_arrays", "Train it on arrays, on any backend of Keras."),
     "source-card": ("apps.source_card", "Write what a network sees of its source."),
     "benchmark": ("apps.benchmark", "Measure accuracy and speed against baselines."),
 }

@@ -8,12 +8,14 @@ of another network, `<workdir>/backbone` holds what --weights and --source_card 
 """
 
 import dataclasses
+import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from apps import flags
+from apps import flags, pretrain_arrays
 from finetune_kit import checks, console, data
 from finetune_kit.backbones import catalogue
 from recipes import settings
@@ -21,6 +23,7 @@ from recipes import settings
 if TYPE_CHECKING:
     from finetune_kit.backbones import Backbone, Classifier, SourceCard
     from finetune_kit.data import ImageData, Split
+    from finetune_kit.strategy.phases import Phase
     from finetune_kit.training import Companion
 
 WEIGHTS = "bundled.weights.h5"
@@ -71,12 +74,23 @@ class Config:
     seed: int = settings.option("Decides weights, splits, order and augmentation.", 0, low=0)
     overwrite: bool = settings.option("Delete what an earlier run left in workdir.", False)
     resume: bool = settings.option("Go on with the interrupted run in workdir.", False)
+    arrays: str = settings.option(
+        "Write the images to train on to this .npz file, for `pretrain-arrays`, and end.", ""
+    )
+    weights: str = settings.option(
+        "Weights that `pretrain-arrays` has trained: their card is written, nothing is trained.", ""
+    )
 
     def __post_init__(self) -> None:
         settings.check_options(self)
-        for name in ("data", "workdir"):
+        for name in ("data",) if self.arrays else ("data", "workdir"):
             if not getattr(self, name):
                 raise checks.ConfigError(f"pretrain needs --{name}. Received: {name}=''")
+        if self.arrays and (not self.arrays.endswith(".npz") or os.path.exists(self.arrays)):
+            raise checks.ConfigError(
+                "--arrays must end in .npz and not exist. " + checks.received(arrays=self.arrays)
+            )
+        settings.check_weights(self.weights)
         catalogue.image_size(self.backbone, self.image_size)
         catalogue.check_arguments(self.backbone, settings.arguments(self.backbone_args))
         for source in self.sources:
@@ -98,6 +112,11 @@ def main(argv: list[str]) -> int:
     """Runs the command with the words behind its name; returns the exit code."""
     config, words = flags.parse(argv, Config, command="pretrain")
     flags.refuse_words("pretrain", words)
+    if config.arrays:
+        images = _images(config).train
+        pretrain_arrays.write(config.arrays, images.store.batch(images.indices), images.labels)
+        console.say(f"{len(images):,} images  {config.arrays}")
+        return 0
     card = run(config)
     console.say(
         f"test accuracy {card.accuracy['value']:.1%} [{card.accuracy['low']:.1%}, "
@@ -113,7 +132,7 @@ def run(config: Config) -> "SourceCard":
     Raises:
         KitError: Whatever is wrong with the images or the directory; one line each.
     """
-    from finetune_kit import backbones, results, strategy, training
+    from finetune_kit import backbones, results, training
 
     results.refuse_used(config.workdir, overwrite=config.overwrite, resume=config.resume)
     images = _images(config)
@@ -121,23 +140,16 @@ def run(config: Config) -> "SourceCard":
     backbone = backbones.load(
         config.backbone,
         image_size=config.image_size,
-        weights="none",
+        weights=config.weights or "none",
         arguments=settings.arguments(config.backbone_args),
         seed=config.seed,
     )
     classifier = backbones.attach_head(backbone, images.num_classes, seed=config.seed)
-    epochs = _epochs(config, len(images.train))
-    tuning = strategy.Tuning(
-        learning_rate=config.learning_rate,
-        epochs=epochs,
-        schedule=strategy.Schedule("cosine", warmup_epochs=min(1.0, epochs / 2)),
-        batch_norm="trainable",
-        augment=config.augment,
-    )
-    phase = strategy.everything(classifier.groups, tuning, name="from_scratch")
+    if config.weights:
+        training.re_estimate(classifier, images.train, seed=config.seed)
     training.run(
         classifier,
-        (phase,),
+        (_phase(config, classifier.groups, len(images.train)),),
         images,
         training.Options(
             weight_decay=config.weight_decay,
@@ -151,15 +163,30 @@ def run(config: Config) -> "SourceCard":
         identity=_identity(config, images),
         companion=_rotation(config, classifier, images.train) if config.rotation else None,
     )
-    # Those of training are an average over steps in which the weights still moved.
-    training.re_estimate(classifier, images.train, seed=config.seed)
+    if not config.weights:
+        # Those of training are an average over steps in which the weights still moved.
+        training.re_estimate(classifier, images.train, seed=config.seed)
     card = describe(config, classifier, images)
     _leave(config, backbone, card)
     return card
 
 
-def _epochs(config: Config, images: int) -> int:
-    return max(1, round(config.images_shown / images)) if config.images_shown else config.epochs
+def _phase(config: Config, groups: "Sequence[str]", images: int) -> "Phase":
+    """Returns what trains: everything, or of weights that have been trained the head alone."""
+    from finetune_kit import strategy
+
+    if config.weights:
+        return strategy.probe(groups)
+    shown = config.images_shown
+    epochs = max(1, round(shown / images)) if shown else config.epochs
+    tuning = strategy.Tuning(
+        learning_rate=config.learning_rate,
+        epochs=epochs,
+        schedule=strategy.Schedule("cosine", warmup_epochs=min(1.0, epochs / 2)),
+        batch_norm="trainable",
+        augment=config.augment,
+    )
+    return strategy.everything(groups, tuning, name="from_scratch")
 
 
 def _rotation(config: Config, classifier: "Classifier", train: "Split") -> "Companion":
@@ -249,13 +276,16 @@ def describe(config: Config, classifier: "Classifier", images: "ImageData") -> "
 
 def _recipe(config: Config) -> dict[str, Any]:
     """Returns the command, without places of one machine, and every setting."""
-    places = ("workdir", "data_dir", "overwrite", "resume", "terms")
+    places = ("workdir", "data_dir", "overwrite", "resume", "terms", "arrays")
     made = {k: v for k, v in dataclasses.asdict(config).items() if k not in places}
     kept = dataclasses.replace(
         config, workdir="runs/pretrain", data_dir="", terms="", overwrite=False, resume=False
     )
-    words = ["finetune-kit", "pretrain", *flags.as_words(kept)]
-    return {"command": shlex.join(words), **made}
+    command = shlex.join(["finetune-kit", "pretrain", *flags.as_words(kept)])
+    name = pathlib.Path(config.weights).name
+    if config.weights:
+        command = command.replace(shlex.quote(config.weights), shlex.quote(name))
+    return {"command": command, **made, "weights": name}
 
 
 def _identity(config: Config, images: "ImageData") -> dict[str, Any]:

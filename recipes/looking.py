@@ -12,15 +12,12 @@ from finetune_kit.strategy import costs, evidence
 from recipes import loading, settings
 
 if TYPE_CHECKING:
-    import keras
-
     from finetune_kit.backbones.types import Backbone
     from finetune_kit.data.types import Split
     from finetune_kit.similarity.types import Similarity, TaskFit
 
 MOST = 2_000  # images that are looked at: an accuracy is known within two points by then
 MOST_COMPARED = 500  # images whose moments are compared: enough to place any set
-TIMED, REPEATS = 32, 3  # images of a forward pass that is timed, and how often it is
 # Seconds until the first training step by those of tracing a forward pass, and seconds that end a
 # run besides forward passes: measured on networks of 27 to 190 layers.
 TRACE = 6.0
@@ -171,15 +168,15 @@ def _source_probabilities(
 def measured_costs(loaded: "loading.Loaded[Any]") -> costs.Costs:
     """Returns what a forward pass takes, and what follows from it for the rest of a run."""
     images, classifier = loaded.images, loaded.classifier
-    forward, trace = _timed(classifier.features, images.train)
+    taken, trace = features.timed(classifier.features, images.train)
     tested = len(images.test) if images.test is not None else 0
     n, width = len(images.train), classifier.features.output_shape[-1]
     return costs.Costs(
-        forward=forward,
+        forward=taken,
         trace=TRACE * trace,
         # Features for the head, and the test split; each has a graph of its own.
         others=2 * trace
-        + forward * (n + tested)
+        + taken * (n + tested)
         + features.expected_seconds(n, WIDER * width, images.num_classes)
         + EXPORT,
         spent=time.perf_counter() - loaded.started,
@@ -187,30 +184,6 @@ def measured_costs(loaded: "loading.Loaded[Any]") -> costs.Costs:
         views=getattr(loaded.config, "views", 0),
         keep=getattr(loaded.config, "keep_activations", True),
     )
-
-
-def _timed(model: "keras.Model", split: "Split") -> tuple[float, float]:
-    """Returns seconds of a forward pass an image, and seconds until it is traced.
-
-    The difference of two numbers of images has no part of what a call costs whatever its size; the
-    shortest of several calls has the least of what else the machine does.
-    """
-    import tensorflow as tf
-
-    from finetune_kit.features import forward
-
-    chosen = split.indices[np.arange(4 * TIMED) % len(split)]
-    pixels = split.store.batch(chosen).astype(np.float32)
-    batches = tf.data.Dataset.from_tensor_slices(pixels.reshape(4, TIMED, *pixels.shape[1:]))
-
-    def seconds(count: int) -> float:
-        began = time.perf_counter()
-        forward.run(model, batches.take(count))
-        return time.perf_counter() - began
-
-    first = seconds(1)
-    once, more = (min(seconds(count) for _ in range(REPEATS)) for count in (1, 4))
-    return max(more - once, 1e-6) / (3 * TIMED), max(first - once, 0.0)
 
 
 def _shares(backbone: "Backbone") -> tuple[float, ...]:

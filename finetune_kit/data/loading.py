@@ -68,8 +68,7 @@ def load(
     """Lists, decodes once and splits the images of a source.
 
     Args:
-        source: A folder, a `.csv` manifest, `tfds:NAME`, `fractals:CLASSESxIMAGES`, or `Arrays`;
-            several are one with the classes of all, see `mixture.joined`.
+        source: As for `check_source`, or `Arrays`; several are one, see `mixture.joined`.
         image_size: Side in pixels to which images are brought.
         data_dir: Where TFDS keeps its data sets.
         seed: Decides, with the names alone, who is in which split.

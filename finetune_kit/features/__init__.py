@@ -15,5 +15,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "extract": "extraction",
         "predict": "inference",
         "solve_head": "heads",
+        "timed": "forward",
     },
 )

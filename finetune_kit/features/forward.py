@@ -1,12 +1,18 @@
 """One forward pass of a model over batches."""
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
 
 if TYPE_CHECKING:
     import keras
+
+    from finetune_kit.data.types import Split
+
+TIMED, MORE, REPEATS = 32, 4, 3  # images of a batch that is timed, batches at most, how often
 
 
 def run(
@@ -29,6 +35,30 @@ def run(
     if getattr(model.predict_function, "input_signature", None) != signature:
         model.predict_function = _step(model, signature)
     return model.predict(batches, verbose=0, callbacks=list(callbacks))
+
+
+def timed(model: "keras.Model", split: "Split") -> tuple[float, float]:
+    """Returns seconds of a forward pass an image, and seconds until it is traced.
+
+    The difference of two numbers of images has no part of what a call costs whatever its size; the
+    shortest of several calls has the least of what else the machine does.
+
+    Args:
+        model: From images float32 [b, s, s, 3] in [0, 255]; traced here, unless it was before.
+        split: At least one image, decoded before the clock starts.
+    """
+    chosen = split.indices[np.arange(MORE * TIMED) % len(split)]
+    pixels = split.store.batch(chosen).astype(np.float32)
+    batches = tf.data.Dataset.from_tensor_slices(pixels.reshape(MORE, TIMED, *pixels.shape[1:]))
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        run(model, batches.take(count))
+        return time.perf_counter() - began
+
+    first = seconds(1)
+    once, more = (min(seconds(count) for _ in range(REPEATS)) for count in (1, MORE))
+    return max(more - once, 1e-6) / ((MORE - 1) * TIMED), max(first - once, 0.0)
 
 
 def _step(model: "keras.Model", signature: Any) -> Any:

@@ -1,0 +1,145 @@
+"""Trains the bundled backbone on arrays, where there is no TensorFlow: the middle of three steps.
+
+finetune-kit pretrain --data=tfds:cifar10 --arrays=source.npz
+KERAS_BACKEND=jax finetune-kit pretrain-arrays --arrays=source.npz --output=net.weights.h5
+finetune-kit pretrain --data=tfds:cifar10 --weights=net.weights.h5 --workdir=runs/pretrain
+
+The first writes the images, the last measures BatchNorm's statistics and writes the source card.
+"""
+
+import dataclasses
+import os
+import pathlib
+import sys
+import zipfile
+
+import numpy as np
+
+from apps import flags
+from finetune_kit import checks, console
+from finetune_kit.backbones import catalogue
+from recipes import settings
+
+SUFFIX = ".weights.h5"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags of `finetune-kit pretrain-arrays`.
+
+    Raises:
+        ConfigError, DataError: A value that its field does not allow.
+    """
+
+    arrays: str = settings.option("Images to train on, as `pretrain --arrays` writes them.", "")
+    output: str = settings.option(f"File for the weights, ending in {SUFFIX}; new.", "")
+    backbone: str = settings.option(
+        "Network; a specification, as in spec:32-32|64, is one of your own.", catalogue.BUNDLED
+    )
+    epochs: int = settings.option("Passes over the images.", 24, low=1)
+    learning_rate: float = settings.option("Peak learning rate.", 2e-3, low=1e-6, high=1.0)
+    weight_decay: float = settings.option("Decoupled weight decay.", 0.05, low=0.0, high=1.0)
+    label_smoothing: float = settings.option(
+        "Share of each label that is spread over all classes.", 0.1, low=0.0, high=0.9
+    )
+    batch_size: int = settings.option("Images a step.", 64, low=1)
+    seed: int = settings.option("Decides weights, order and augmentation.", 0, low=0)
+
+    def __post_init__(self) -> None:
+        settings.check_options(self)
+        if not pathlib.Path(self.arrays).is_file():
+            raise checks.DataError(
+                f"--arrays needs a file. Received: arrays={self.arrays!r}, which is none."
+            )
+        if not self.output.endswith(SUFFIX) or os.path.exists(self.output):
+            raise checks.ConfigError(
+                f"--output must end in {SUFFIX} and not exist. "
+                + checks.received(output=self.output)
+            )
+        if self.backbone != catalogue.BUNDLED and not catalogue.is_specified(self.backbone):
+            raise checks.ConfigError(
+                f"--backbone must be {catalogue.BUNDLED} or a specification. "
+                + checks.received(backbone=self.backbone)
+            )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command with the words behind its name; returns the exit code."""
+    config, words = flags.parse(argv, Config, command="pretrain-arrays")
+    flags.refuse_words("pretrain-arrays", words)
+    run(config)
+    console.say(f"weights  {config.output}")
+    return 0
+
+
+def run(config: Config) -> None:
+    """Trains and writes the weights.
+
+    Raises:
+        DataError: The file holds no images and labels.
+    """
+    import keras
+
+    from finetune_kit.backbones import building, network, specification
+    from finetune_kit.training import on_arrays
+
+    images, labels = read(config.arrays)
+    line = config.backbone.removeprefix(specification.PREFIX)
+    line = network.SPECIFICATION if config.backbone == catalogue.BUNDLED else line
+    keras.utils.set_random_seed(config.seed)
+    backbone = building.build(line, images.shape[1], name=catalogue.BUNDLED)
+    with console.progress("Epochs", config.epochs) as bar:
+        on_arrays.train(
+            backbone,
+            images,
+            labels,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            label_smoothing=config.label_smoothing,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            after=lambda row: bar.advance(1, loss=row["loss"], accuracy=row["accuracy"]),
+        )
+    backbone.save_weights(config.output)
+
+
+def read(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images uint8 [n, s, s, 3] and labels int [n] of a file of arrays.
+
+    Raises:
+        DataError: The file does not hold them.
+    """
+    try:
+        with np.load(path) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise checks.DataError(
+            f"--arrays needs a file that `pretrain --arrays` wrote. Received: {path!r}: {error}"
+        ) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+        raise checks.DataError(
+            "--arrays needs uint8 images [n, s, s, 3] and n labels. "
+            + checks.received(images=images.shape, dtype=str(images.dtype), labels=labels.shape)
+        )
+    return images, labels
+
+
+def write(path: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes a file of arrays.
+
+    Raises:
+        EnvironmentFault: It cannot be written.
+    """
+    try:
+        np.savez(path, images=images, labels=labels)
+    except OSError as error:
+        raise checks.EnvironmentFault(
+            f"--arrays needs a file that can be written. Received: {path!r}, {error.strerror}"
+        ) from error
+
+
+if __name__ == "__main__":
+    from apps import main as apps_main
+
+    sys.exit(apps_main.run_app("pretrain-arrays"))

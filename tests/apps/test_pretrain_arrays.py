@@ -1,0 +1,114 @@
+"""Three steps, of which the middle one needs no TensorFlow."""
+
+import ast
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from apps import main, pretrain, pretrain_arrays
+from finetune_kit import backbones, checks
+from finetune_kit.backbones import card
+from tests.recipes import coloured
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HAS_JAX = importlib.util.find_spec("jax") is not None
+SHARED = ["--validation_fraction=0.2", "--seed=3"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Returns a folder of images and the file of arrays made of it."""
+    root = tmp_path_factory.mktemp("arrays")
+    folder = coloured.write(root / "squares", per_class=20)
+    arrays = root / "source.npz"
+    assert main.run(["pretrain", f"--data={folder}", f"--arrays={arrays}", *SHARED]) == 0
+    return folder, arrays
+
+
+def words_of(arrays, output):
+    return ["pretrain-arrays", f"--arrays={arrays}", f"--output={output}", "--epochs=3",
+            "--batch_size=16"]  # fmt: skip
+
+
+def test_the_arrays_are_the_images_to_train_on(source) -> None:
+    images, labels = pretrain_arrays.read(str(source[1]))
+    assert images.shape == (len(labels), 32, 32, 3) and images.dtype == np.uint8
+    # The colour of a square is its class: blue, green, red.
+    assert ((2 - images.mean(axis=(1, 2)).argmax(axis=1)) == labels).all()
+
+
+def test_weights_from_elsewhere_get_exact_statistics_and_a_card(source, tmp_path) -> None:
+    folder, arrays = source
+    trained = tmp_path / "net.weights.h5"
+    assert main.run(words_of(arrays, trained)) == 0
+    words = ["pretrain", f"--data={folder}", f"--weights={trained}",
+             f"--workdir={tmp_path / 'run'}", *SHARED]  # fmt: skip
+    assert main.run(words) == 0
+    made = tmp_path / "run" / "bundled"
+    before = backbones.load("bundled", weights=str(trained)).model
+    after = backbones.load("bundled", weights=str(made / pretrain.WEIGHTS)).model
+    for one, other in zip(before.trainable_weights, after.trainable_weights, strict=True):
+        np.testing.assert_array_equal(np.array(one), np.array(other))
+    found = card.read(made)
+    mean, variance = found.moments["block_1_conv_1_bn"]
+    norm = after.get_layer("block_1_conv_1_bn")
+    np.testing.assert_allclose(norm.moving_mean, mean, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-3, atol=1e-6)
+    assert found.accuracy["value"] > 0.7 and "--weights=net.weights.h5" in found.recipe["command"]
+
+
+@pytest.mark.skipif(not HAS_JAX, reason="needs jax")
+def test_jax_trains_it_without_tensorflow(source, tmp_path) -> None:
+    output = tmp_path / "net.weights.h5"
+    program = (
+        "import sys\nsys.modules['tensorflow'] = None\nfrom apps import main\n"
+        f"sys.exit(main.run({words_of(source[1], output)!r}))"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
+    assert backbones.load("bundled", weights=str(output)).model.count_params() > 0
+
+
+def test_the_middle_step_names_no_tensorflow() -> None:
+    """What it imports of ours, and what that imports of ours, does not."""
+    left, seen = ["apps/pretrain_arrays.py", "finetune_kit/training/on_arrays.py",
+                  "finetune_kit/backbones/building.py"], set()  # fmt: skip
+    while left:
+        path = left.pop()
+        seen.add(path)
+        for node in ast.parse((ROOT / path).read_text("utf-8")).body:
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [f"{node.module}.{alias.name}" for alias in node.names]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            for name in names:
+                assert name.split(".")[0] != "tensorflow", path
+                file = f"{name.replace('.', '/')}.py"
+                if (ROOT / file).is_file() and file not in seen:
+                    left.append(file)
+    assert {"recipes/settings.py", "finetune_kit/backbones/catalogue.py"} <= seen
+
+
+def test_bad_files_are_refused_in_a_line(source, tmp_path, capsys) -> None:
+    folder, arrays = source
+    assert main.run(words_of(tmp_path / "none.npz", tmp_path / "a.weights.h5")) == 3
+    (tmp_path / "torn.npz").write_bytes(b"PK no")
+    assert main.run(words_of(tmp_path / "torn.npz", tmp_path / "a.weights.h5")) == 3
+    np.savez(tmp_path / "floats.npz", images=np.zeros((2, 32, 32, 3)), labels=np.zeros(2))
+    assert main.run(words_of(tmp_path / "floats.npz", tmp_path / "a.weights.h5")) == 3
+    assert main.run(words_of(arrays, tmp_path / "a.h5")) == 2
+    assert main.run(["pretrain", f"--data={folder}", f"--arrays={arrays}"]) == 2  # it is there
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5 and all("Received: " in line for line in lines)
+    with pytest.raises(checks.ConfigError, match="must be bundled or a specification"):
+        pretrain_arrays.Config(
+            arrays=str(arrays), output=str(tmp_path / "b.weights.h5"), backbone="mobilenet"
+        )

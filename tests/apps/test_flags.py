@@ -9,6 +9,7 @@ import sys
 import typing
 import zipfile
 
+import h5py
 import pytest
 from PIL import Image
 
@@ -35,6 +36,8 @@ NEEDED = {
     "benchmark plain": ["--data={photos}"],
     "benchmark feed": ["--data={photos}"],
     "pretrain": ["--data={photos}", "--workdir=run"],
+    "pretrain-arrays": ["--arrays={card}", "--output=net.weights.h5"],
+    "benchmark bundled": ["--source={photos}", "--data_root={root}"],
 }
 # Text that a field of this name can hold; the first that is not its default is taken.
 TEXTS = {
@@ -55,6 +58,19 @@ TEXTS = {
     "baselines": ["none"],
     "peer": [sys.executable],
     "output": ["elsewhere.csv"],
+    "also": ["fractals:3x4"],
+    "source": ["{others}"],
+    "photos": ["{others}"],
+    "sets": ["photos"],
+}
+# What a command takes in the place of that.
+OWN_TEXTS = {
+    ("pretrain", "weights"): "{weights}",
+    ("pretrain-arrays", "arrays"): "{weights}",
+    ("pretrain-arrays", "backbone"): "spec:8|16",
+    ("pretrain-arrays", "output"): "elsewhere.weights.h5",
+    ("benchmark bundled", "data_root"): "{nested}",
+    ("benchmark scratch", "weights"): "none",
 }
 
 
@@ -89,6 +105,10 @@ def fill(tmp_path):
 
     card = tmp_path / "card.npz"
     card.write_bytes(b"numbers")
+    weights = tmp_path / "net.weights.h5"
+    h5py.File(weights, "w").close()
+    (tmp_path / "nested" / "photos").mkdir(parents=True)
+    (tmp_path / "nested" / "photos" / "a").mkdir()
     own = tmp_path / "own.keras"
     pixels = {"class_name": "InputLayer", "module": "keras.layers",
               "config": {"batch_shape": [None, 32, 32, 3]}}  # fmt: skip
@@ -96,7 +116,8 @@ def fill(tmp_path):
         archive.writestr(
             "config.json", json.dumps({"class_name": "Functional", "config": {"layers": [pixels]}})
         )
-    return lambda text: text.format(root=tmp_path, card=card, own=own, **folders)
+    paths = {"root": tmp_path, "card": card, "own": own, "weights": weights}
+    return lambda text: text.format(**paths, nested=tmp_path / "nested", **folders)
 
 
 def needed(command, fill):
@@ -109,9 +130,11 @@ def parse(words, command):
     return config
 
 
-def other_value(field, fill):
+def other_value(field, fill, command=""):
     """Returns an allowed value that is not the default, or None if there is none."""
     default, rule = field.default, field.metadata
+    if (command, field.name) in OWN_TEXTS:
+        return fill(OWN_TEXTS[command, field.name])
     if isinstance(default, bool):
         return not default
     if rule["choices"]:
@@ -147,7 +170,7 @@ def test_a_flag_reaches_its_field_and_no_other(command, fill) -> None:
         company = COMPANY.get(field.name) if "backbone" in names else None
         words = [*alone, *([fill(company)] if company else [])]
         before = dataclasses.asdict(parse(words, command))
-        value = other_value(field, fill)
+        value = other_value(field, fill, command)
         if value is None:
             continue
         config = parse([*words, as_word(field.name, value)], command)

@@ -8,7 +8,6 @@ of another network, `<workdir>/backbone` holds what --weights and --source_card 
 """
 
 import dataclasses
-import os
 import pathlib
 import shlex
 import sys
@@ -86,10 +85,8 @@ class Config:
         for name in ("data",) if self.arrays else ("data", "workdir"):
             if not getattr(self, name):
                 raise checks.ConfigError(f"pretrain needs --{name}. Received: {name}=''")
-        if self.arrays and (not self.arrays.endswith(".npz") or os.path.exists(self.arrays)):
-            raise checks.ConfigError(
-                "--arrays must end in .npz and not exist. " + checks.received(arrays=self.arrays)
-            )
+        if self.arrays:
+            pretrain_arrays.refuse_place("arrays", self.arrays, ".npz")
         settings.check_weights(self.weights)
         catalogue.image_size(self.backbone, self.image_size)
         catalogue.check_arguments(self.backbone, settings.arguments(self.backbone_args))
@@ -281,11 +278,12 @@ def _recipe(config: Config) -> dict[str, Any]:
     kept = dataclasses.replace(
         config, workdir="runs/pretrain", data_dir="", terms="", overwrite=False, resume=False
     )
-    command = shlex.join(["finetune-kit", "pretrain", *flags.as_words(kept)])
     name = pathlib.Path(config.weights).name
-    if config.weights:
-        command = command.replace(shlex.quote(config.weights), shlex.quote(name))
-    return {"command": command, **made, "weights": name}
+    words = [
+        f"--weights={name}" if word == f"--weights={config.weights}" else word
+        for word in flags.as_words(kept)
+    ]
+    return {"command": shlex.join(["finetune-kit", "pretrain", *words]), **made, "weights": name}
 
 
 def _identity(config: Config, images: "ImageData") -> dict[str, Any]:

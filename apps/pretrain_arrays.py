@@ -8,7 +8,6 @@ The first writes the images, the last measures BatchNorm's statistics and writes
 """
 
 import dataclasses
-import os
 import pathlib
 import sys
 import zipfile
@@ -51,16 +50,22 @@ class Config:
             raise checks.DataError(
                 f"--arrays needs a file. Received: arrays={self.arrays!r}, which is none."
             )
-        if not self.output.endswith(SUFFIX) or os.path.exists(self.output):
-            raise checks.ConfigError(
-                f"--output must end in {SUFFIX} and not exist. "
-                + checks.received(output=self.output)
-            )
+        refuse_place("output", self.output, SUFFIX)
         if self.backbone != catalogue.BUNDLED and not catalogue.is_specified(self.backbone):
             raise checks.ConfigError(
                 f"--backbone must be {catalogue.BUNDLED} or a specification. "
                 + checks.received(backbone=self.backbone)
             )
+
+
+def refuse_place(name: str, path: str, suffix: str) -> None:
+    """Raises `ConfigError` unless a new file can be made there: training takes long."""
+    file = pathlib.Path(path)
+    if not path.endswith(suffix) or file.exists() or not file.parent.is_dir():
+        raise checks.ConfigError(
+            f"--{name} must end in {suffix}, in a folder that exists, and not exist itself. "
+            f"Received: {name}={path!r}"
+        )
 
 
 def main(argv: list[str]) -> int:
@@ -84,10 +89,12 @@ def run(config: Config) -> None:
     from finetune_kit.training import on_arrays
 
     images, labels = read(config.arrays)
-    line = config.backbone.removeprefix(specification.PREFIX)
-    line = network.SPECIFICATION if config.backbone == catalogue.BUNDLED else line
     keras.utils.set_random_seed(config.seed)
-    backbone = building.build(line, images.shape[1], name=catalogue.BUNDLED)
+    side = images.shape[1]
+    if config.backbone == catalogue.BUNDLED:
+        backbone = network.build(side)
+    else:
+        backbone = building.build(config.backbone.removeprefix(specification.PREFIX), side)
     with console.progress("Epochs", config.epochs) as bar:
         on_arrays.train(
             backbone,
@@ -117,7 +124,8 @@ def read(path: str) -> tuple[np.ndarray, np.ndarray]:
         raise checks.DataError(
             f"--arrays needs a file that `pretrain --arrays` wrote. Received: {path!r}: {error}"
         ) from error
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+    side = images.shape[1] if images.ndim == 4 else 0
+    if images.dtype != np.uint8 or images.shape != (len(labels), side, side, 3) or not side:
         raise checks.DataError(
             "--arrays needs uint8 images [n, s, s, 3] and n labels. "
             + checks.received(images=images.shape, dtype=str(images.dtype), labels=labels.shape)

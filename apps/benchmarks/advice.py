@@ -21,7 +21,6 @@ from apps import flags
 from apps.benchmarks import advice_page, cases, cell, methods, network, peers, records, regret
 from finetune_kit import checks, console, cores
 from finetune_kit.backbones import catalogue
-from finetune_kit.results import report
 from finetune_kit.strategy import candidates, experience
 from recipes import settings
 
@@ -271,7 +270,5 @@ def _row(config: Config, one: Cell, line: Mapping[str, Any]) -> dict[str, Any]:
         "seed": one.seed,
         "protocol": config.protocol,
         **{name: value for name, value in line.items() if name != "kind"},
-        "machine": records.machine(),
-        "versions": report.versions(),
-        "finished": records.now(),
+        **records.stamp(),
     }

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from apps import flags, pretrain
-from apps.benchmarks import bundled_page, cases, methods, peers, records, trained
+from apps.benchmarks import bundled_page, cases, cell, methods, peers, records, trained
 from finetune_kit import checks, console, data
 from finetune_kit.backbones import card, catalogue
-from finetune_kit.results import files, report
+from finetune_kit.results import files
 from recipes import settings
 
 FRACTALS = "fractals:200x100"
@@ -65,12 +65,17 @@ class Config:
         known = cases.sets_in(self.data_root)
         for name in self.names:
             checks.one_of("sets", name, known)
+            place = pathlib.Path(self.data_root) / name
+            if self.photos and place.resolve() == pathlib.Path(self.photos).resolve():
+                raise checks.ConfigError(
+                    "The sets must be ones that no network has seen. Received: "
+                    f"photos={self.photos!r}, which is one of them. Name the others by --sets."
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The sets to judge by."""
-        listed = tuple(name.strip() for name in self.sets.split(",") if name.strip())
-        return listed or cases.sets_in(self.data_root)
+        return cell.listed(self.sets) or cases.sets_in(self.data_root)
 
     @property
     def mixtures(self) -> tuple[str, ...]:
@@ -125,12 +130,12 @@ def measure(config: Config) -> None:
         for mixture in config.mixtures:
             weights, row = _pretrained(config, mixture)
             if _key(row) not in done:
-                records.append_lines(config.rows, [{**row, **stamp()}])
+                records.append_lines(config.rows, [{**row, **records.stamp()}])
             for cell in cells:
                 base = {"mixture": mixture, "images_shown": config.images_shown, **cell}
                 left = [name for name in RECIPES if _key({**base, "recipe": name}) not in done]
                 for found in _judged(config, weights, cell, left):
-                    records.append_lines(config.rows, [{**base, **found, **stamp()}])
+                    records.append_lines(config.rows, [{**base, **found, **records.stamp()}])
             bar.advance()
 
 
@@ -181,11 +186,6 @@ def _judged(
             cross_validate=False, seed=seed, backbone=catalogue.BUNDLED, weights=str(weights),
         )  # fmt: skip
         yield {"recipe": recipe, **trained.score(method, loading.load(settled))}
-
-
-def stamp() -> dict[str, Any]:
-    """Returns what every row says of where and when it was made."""
-    return {"machine": records.machine(), "versions": report.versions(), "finished": records.now()}
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

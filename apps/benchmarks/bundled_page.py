@@ -72,7 +72,7 @@ def _tried(rows: Sequence[Row], judged: Sequence[Row]) -> list[str]:
                 f"minus {mark}, points"]  # fmt: skip
     return [
         "## What else was tried",
-        f"Networks alike in everything but their source images, each trained on "
+        "Networks alike in everything but their source images, each trained on about "
         f"{', '.join(f'{n:,}' for n in shown)} images, then judged on {', '.join(sets)}, which "
         "none of them has seen: accuracy in per cent on images that are for development alone, "
         f"averaged over the sets. The last column is the mean difference to `{mark}`, all columns "

@@ -18,7 +18,6 @@ import numpy as np
 from apps import flags
 from apps.benchmarks import cases, markdown, methods, network, overview, peers, records
 from finetune_kit import console
-from finetune_kit.results import report
 from recipes import settings
 
 ARMS = ("kit", "plain", "floor")
@@ -171,7 +170,5 @@ def _row(config: Config, case: cases.Case, found: Mapping[str, Any]) -> dict[str
         "data": case.name,
         "n": len(case.train),
         **found,
-        "machine": records.machine(),
-        "versions": report.versions(),
-        "finished": records.now(),
+        **records.stamp(),
     }

@@ -19,7 +19,6 @@ import numpy as np
 from apps import flags
 from apps.benchmarks import markdown, methods, overview, peers, pictures, records
 from finetune_kit import console, cores
-from finetune_kit.results import report
 from recipes import settings
 
 ARMS = ("kit", "keras", "floor")
@@ -143,7 +142,5 @@ def _row(config: Config, found: Mapping[str, Any]) -> dict[str, Any]:
         **{name: getattr(config, name) for name in SETTINGS},
         "cores": cores.described(),
         **found,
-        "machine": records.machine(),
-        "versions": report.versions(),
-        "finished": records.now(),
+        **records.stamp(),
     }

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 from apps import finetune, flags
-from apps.benchmarks import cases, guide, methods, network, page, peers, records
+from apps.benchmarks import cases, cell, guide, methods, network, page, peers, records
 from finetune_kit import checks, console
 from finetune_kit.backbones import catalogue
 from finetune_kit.results import files
@@ -185,7 +185,7 @@ def write_page(config: Config) -> None:
 
 def listed(names: str) -> tuple[str, ...]:
     """Returns the names in `a,b`; "none" and "" are no names."""
-    found = tuple(name.strip() for name in names.split(",") if name.strip())
+    found = cell.listed(names)
     return () if found == ("none",) else found
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finetune_kit import checks, cores
+from finetune_kit.results import report
 
 KINDS = ("recipe", "baseline", "peer")
 CODE_DIGITS = 12
@@ -179,6 +180,11 @@ def device() -> str:
 def now() -> str:
     """Returns the local time with its offset from UTC, ISO 8601."""
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def stamp() -> dict[str, Any]:
+    """Returns what every line says of where and when it was made."""
+    return {"machine": machine(), "versions": report.versions(), "finished": now()}
 
 
 def row(values: Mapping[str, Any]) -> Row:

@@ -20,7 +20,6 @@ from apps import flags
 from apps.benchmarks import input as input_suite
 from apps.benchmarks import markdown, overview, pictures, records
 from finetune_kit import checks, console, cores
-from finetune_kit.results import report
 from recipes import settings
 
 COLUMNS = ("peak", "base", "load", "stream", "processor")
@@ -164,7 +163,5 @@ def _row(config: Config, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "augment": config.augment,
         "cores": cores.described(),
         "runs": list(runs),
-        "machine": records.machine(),
-        "versions": report.versions(),
-        "finished": records.now(),
+        **records.stamp(),
     }

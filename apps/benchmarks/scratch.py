@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from apps import demo, flags
-from apps.benchmarks import bundled, cases, markdown, records, trained
+from apps.benchmarks import bundled, cases, cell, markdown, records, trained
 from finetune_kit import checks, console, metrics
 from finetune_kit.backbones import catalogue
 from recipes import settings
@@ -55,8 +55,7 @@ class Config:
     @property
     def names(self) -> tuple[str, ...]:
         """The sets."""
-        listed = tuple(name.strip() for name in self.sets.split(",") if name.strip())
-        return listed or (*cases.sets_in(self.data_root), DIGITS)
+        return cell.listed(self.sets) or (*cases.sets_in(self.data_root), DIGITS)
 
 
 def main(argv: list[str]) -> int:
@@ -129,7 +128,7 @@ def _row(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
         backbone=catalogue.BUNDLED,
         weights="none" if recipe == SCRATCH else config.weights, **own,
     )  # fmt: skip
-    return {**run, **trained.score(method, loading.load(settled)), **bundled.stamp()}
+    return {**run, **trained.score(method, loading.load(settled)), **records.stamp()}
 
 
 def _folder(config: Config, name: str) -> pathlib.Path:

@@ -21,7 +21,7 @@ import scipy.stats
 from apps import flags
 from apps.benchmarks import markdown, records
 from finetune_kit import console
-from finetune_kit.results import files, report
+from finetune_kit.results import files
 from recipes import settings
 
 if TYPE_CHECKING:
@@ -103,9 +103,7 @@ def measure(config: Config) -> dict[str, Any]:
         "ratio": dataclasses.asdict(ratio(seconds["layerwise"], seconds["plain"])),
         "control": dataclasses.asdict(ratio(seconds["control"], seconds["plain"])),
         "device": records.device(),
-        "machine": records.machine(),
-        "versions": report.versions(),
-        "finished": records.now(),
+        **records.stamp(),
     }
 
 

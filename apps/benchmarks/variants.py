@@ -16,7 +16,6 @@ import numpy as np
 from apps import flags
 from apps.benchmarks import cases, markdown, network, overview, records, trained
 from finetune_kit import console, metrics
-from finetune_kit.results import report
 from recipes import last_stages, probe_then_finetune, settings
 
 RECIPES: dict[str, Any] = {
@@ -120,7 +119,7 @@ def measure(
         yield {
             **_settings(config), "recipe": recipe, "variant": variant, "data": name, "seed": seed,
             **trained.score(RECIPES[recipe], dataclasses.replace(loaded, config=changed)),
-            "machine": records.machine(), "versions": report.versions(), "finished": records.now(),
+            **records.stamp(),
         }  # fmt: skip
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)

@@ -41,7 +41,7 @@ def test_the_table_is_a_function_of_the_rows() -> None:
     assert cells(text, "source") == ["source", "80.0", "55.0", "80.0", "–"]
     # 2 and 5 points on the two sets, so 3.5; Student's quantile for one degree is 12.7.
     assert cells(text, "fractals") == ["fractals", "–", "59.0", "83.0", "+3.5 [−15.6, +22.6]"]
-    assert "each trained on 100 images, then judged on a, b" in text
+    assert "each trained on about 100 images, then judged on a, b" in text
 
 
 def test_the_page_says_how_the_shipped_weights_were_made() -> None:
@@ -84,6 +84,14 @@ def test_what_is_missing_is_trained_and_judged(squares, tmp_path, monkeypatch, c
     assert {k: again[-1][k] for k in ("mixture", "data", "recipe", "accuracy")} == {
         k: found[-1][k] for k in ("mixture", "data", "recipe", "accuracy")
     }
+
+
+def test_a_network_is_not_judged_by_photos_that_it_has_seen(squares) -> None:
+    sets, source = squares
+    given = {"data_root": str(sets), "source": str(source), "photos": str(sets / "near")}
+    with pytest.raises(checks.ConfigError, match="which is one of them. Name the others by --sets"):
+        bundled.Config(**given)
+    assert bundled.Config(**given, sets="far").names == ("far",)
 
 
 @pytest.mark.parametrize(

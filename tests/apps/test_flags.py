@@ -60,7 +60,6 @@ TEXTS = {
     "output": ["elsewhere.csv"],
     "also": ["fractals:3x4"],
     "source": ["{others}"],
-    "photos": ["{others}"],
     "sets": ["photos"],
 }
 # What a command takes in the place of that.
@@ -70,6 +69,7 @@ OWN_TEXTS = {
     ("pretrain-arrays", "backbone"): "spec:8|16",
     ("pretrain-arrays", "output"): "elsewhere.weights.h5",
     ("benchmark bundled", "data_root"): "{nested}",
+    ("benchmark bundled", "photos"): "fractals:3x4",
     ("benchmark scratch", "weights"): "none",
 }
 

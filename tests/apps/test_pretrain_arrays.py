@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -44,7 +45,8 @@ def test_the_arrays_are_the_images_to_train_on(source) -> None:
 
 def test_weights_from_elsewhere_get_exact_statistics_and_a_card(source, tmp_path) -> None:
     folder, arrays = source
-    trained = tmp_path / "net.weights.h5"
+    trained = tmp_path / "of mine" / "net.weights.h5"
+    trained.parent.mkdir()
     assert main.run(words_of(arrays, trained)) == 0
     words = ["pretrain", f"--data={folder}", f"--weights={trained}",
              f"--workdir={tmp_path / 'run'}", *SHARED]  # fmt: skip
@@ -60,6 +62,7 @@ def test_weights_from_elsewhere_get_exact_statistics_and_a_card(source, tmp_path
     np.testing.assert_allclose(norm.moving_mean, mean, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-3, atol=1e-6)
     assert found.accuracy["value"] > 0.7 and "--weights=net.weights.h5" in found.recipe["command"]
+    assert "of mine" not in json.dumps(found.recipe)
 
 
 @pytest.mark.skipif(not HAS_JAX, reason="needs jax")
@@ -106,8 +109,12 @@ def test_bad_files_are_refused_in_a_line(source, tmp_path, capsys) -> None:
     assert main.run(words_of(tmp_path / "floats.npz", tmp_path / "a.weights.h5")) == 3
     assert main.run(words_of(arrays, tmp_path / "a.h5")) == 2
     assert main.run(["pretrain", f"--data={folder}", f"--arrays={arrays}"]) == 2  # it is there
+    # Found before hours of training, not after them.
+    assert main.run(words_of(arrays, tmp_path / "nowhere" / "a.weights.h5")) == 2
+    np.savez(tmp_path / "tall.npz", images=np.zeros((2, 64, 32, 3), np.uint8), labels=np.zeros(2))
+    assert main.run(words_of(tmp_path / "tall.npz", tmp_path / "a.weights.h5")) == 3
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 5 and all("Received: " in line for line in lines)
+    assert len(lines) == 7 and all("Received: " in line for line in lines)
     with pytest.raises(checks.ConfigError, match="must be bundled or a specification"):
         pretrain_arrays.Config(
             arrays=str(arrays), output=str(tmp_path / "b.weights.h5"), backbone="mobilenet"

@@ -39,6 +39,8 @@ def test_it_gives_what_predict_gives_of_one_graph(images) -> None:
     assert counting.traces == 1
     forward.run(model, batches(images[:7], 5))
     assert counting.traces == 1
+    forward.run(model, tf.data.Dataset.from_tensors(images[:6]))  # whose length is known before
+    assert counting.traces == 1
     wanted = same.predict(images, batch_size=4, verbose=0)
     assert found.keys() == wanted.keys()
     np.testing.assert_array_equal(found["maps"], wanted["maps"])

@@ -5,12 +5,17 @@ KERAS_BACKEND=jax finetune-kit pretrain-arrays --arrays=source.npz --output=net.
 finetune-kit pretrain --data=tfds:cifar10 --weights=net.weights.h5 --workdir=runs/pretrain
 
 The first writes the images, the last measures BatchNorm's statistics and writes the source card.
+An interrupted run goes on with --resume.
 """
 
 import dataclasses
+import json
 import pathlib
+import shutil
 import sys
 import zipfile
+import zlib
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +25,9 @@ from finetune_kit.backbones import catalogue
 from recipes import settings
 
 SUFFIX = ".weights.h5"
+BACKUP = ".backup"  # behind the name of the output: the folder that a run goes on from
+IDENTITY = "run.json"  # therein: what a run must share with it
+AUGMENTATIONS = ("none", "light", "medium")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,13 @@ class Config:
         "Share of each label that is spread over all classes.", 0.1, low=0.0, high=0.9
     )
     batch_size: int = settings.option("Images a step.", 64, low=1)
+    augment: str = settings.option("Strength of the augmentation.", "light", choices=AUGMENTATIONS)
+    rotation: float = settings.option(
+        "Share of the loss that asks how far an image is turned; 0 does not ask.", 0.0,
+        low=0.0, high=0.9,
+    )  # fmt: skip
     seed: int = settings.option("Decides weights, order and augmentation.", 0, low=0)
+    resume: bool = settings.option("Go on with the interrupted run that left a backup.", False)
 
     def __post_init__(self) -> None:
         settings.check_options(self)
@@ -56,6 +70,16 @@ class Config:
                 f"--backbone must be {catalogue.BUNDLED} or a specification. "
                 + checks.received(backbone=self.backbone)
             )
+        if self.backup.exists() and not self.resume:
+            raise checks.ConfigError(
+                "An interrupted run has left its backup; --resume goes on with it. "
+                f"Received: {str(self.backup)!r}"
+            )
+
+    @property
+    def backup(self) -> pathlib.Path:
+        """The folder that an interrupted run goes on from."""
+        return pathlib.Path(self.output + BACKUP)
 
 
 def refuse_place(name: str, path: str, suffix: str) -> None:
@@ -86,29 +110,58 @@ def run(config: Config) -> None:
     import keras
 
     from finetune_kit.backbones import building, network, specification
+    from finetune_kit.data import levels
     from finetune_kit.training import on_arrays
 
     images, labels = read(config.arrays)
+    _claim(config, images, labels)
     keras.utils.set_random_seed(config.seed)
     side = images.shape[1]
     if config.backbone == catalogue.BUNDLED:
         backbone = network.build(side)
     else:
         backbone = building.build(config.backbone.removeprefix(specification.PREFIX), side)
+    settled = on_arrays.Settings(
+        level=levels.LEVELS[config.augment],
+        **{field.name: getattr(config, field.name)
+           for field in dataclasses.fields(on_arrays.Settings) if field.name != "level"},
+    )  # fmt: skip
     with console.progress("Epochs", config.epochs) as bar:
         on_arrays.train(
-            backbone,
-            images,
-            labels,
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            label_smoothing=config.label_smoothing,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            after=lambda row: bar.advance(1, loss=row["loss"], accuracy=row["accuracy"]),
-        )
+            backbone, images, labels, settled,
+            backup=config.backup,
+            after=lambda epochs, row: bar.advance(
+                epochs, loss=row["loss"], accuracy=row["accuracy"]
+            ),
+        )  # fmt: skip
     backbone.save_weights(config.output)
+    shutil.rmtree(config.backup)
+
+
+def _claim(config: Config, images: np.ndarray, labels: np.ndarray) -> None:
+    """Makes the folder of the backup, or refuses that of another run.
+
+    Raises:
+        ConfigError: A backup of other flags or images.
+    """
+    places = ("arrays", "output", "resume")
+    identity: dict[str, Any] = {
+        **{k: v for k, v in dataclasses.asdict(config).items() if k not in places},
+        "images": zlib.crc32(images.tobytes()),
+        "labels": zlib.crc32(labels.tobytes()),
+    }
+    file = config.backup / IDENTITY
+    if file.is_file():
+        kept = json.loads(file.read_text("utf-8"))
+        other = [name for name in identity if kept.get(name) != identity[name]]
+        if other:
+            raise checks.ConfigError(
+                "--resume needs the images and the flags of the run that it goes on with. "
+                f"Received: other {', '.join(other)}. Delete {str(config.backup)!r} to begin anew."
+            )
+        return
+    config.backup.mkdir(exist_ok=True)
+    file.write_text(json.dumps(identity), "utf-8")
 
 
 def read(path: str) -> tuple[np.ndarray, np.ndarray]:

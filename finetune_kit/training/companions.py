@@ -1,21 +1,17 @@
 """Source images that train beside the target's: one body, two heads (Ge & Yu, 2017, section 3)."""
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetune_kit import checks, features
 from finetune_kit.data import pairs
+from finetune_kit.training import joint_loss
 
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
     from finetune_kit.data.types import Split
-
-# The paper gives the source half of the loss to the end. Fading it out lets the target have the
-# last word, when the rate is small.
-FADING = 0.3  # share of a phase, its last, in which the source's weight falls to 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +68,7 @@ class Companion:
     def shares(self, *, epochs: range, begin: int, total: int, steps: int) -> np.ndarray:
         """Returns the source's share of the loss at every step, float32 [len(epochs) * steps].
 
-        It is `weight`, and in the last 30 % of the phase half a cosine from there to 0. As the
-        rate, it is taken in the middle of a step.
+        As `joint_loss.share` has it; as the rate, it is taken in the middle of a step.
 
         Args:
             epochs: Epochs of the run that are trained.
@@ -82,8 +77,7 @@ class Companion:
             steps: Steps an epoch.
         """
         now = np.arange(len(epochs) * steps) / steps + epochs.start - begin + 0.5 / steps
-        faded = np.clip((now / total - (1 - FADING)) / FADING, 0.0, 1.0)
-        return (self.weight * (1 + np.cos(math.pi * faded)) / 2).astype(np.float32)
+        return joint_loss.share(self.weight, now / total).astype(np.float32)
 
 
 def accompany(

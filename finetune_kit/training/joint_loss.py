@@ -4,9 +4,11 @@ A row belongs to the target or to the source: its labels, [C_t + C_s], are 0 in 
 Only logits of a row's own block say anything about it.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
@@ -14,6 +16,20 @@ if TYPE_CHECKING:
 
 HEAD = "source_head"
 OWN_LOSS = "own_loss"  # of the target's rows alone
+# Ge & Yu (2017) give the source half of the loss to the end. Fading it out lets the target have the
+# last word, when the rate is small.
+FADING = 0.3  # share of a phase, its last, in which the source's weight falls to 0
+
+
+def share(weight: float, done: float | np.ndarray) -> np.ndarray:
+    """Returns the source's share of the loss: the weight, then half a cosine from there to 0.
+
+    Args:
+        weight: In [0, 1).
+        done: Shares of the phase that are over, in [0, 1], of any shape.
+    """
+    faded = np.clip((np.asarray(done) - (1 - FADING)) / FADING, 0.0, 1.0)
+    return np.asarray(weight * (1 + np.cos(math.pi * faded)) / 2)
 
 
 class Joint:

@@ -2,19 +2,23 @@
 
     finetune-kit benchmark bundled --source=tfds:cifar10 --photos=imagenette --data_root=photo_sets
 
-Networks alike in everything but their source images are pretrained on as many images each, then
-given a head, and fine-tuned, on sets that none of them has seen. All of it is development: what is
-tested on here are images to train on elsewhere, and no test image is looked at. Every finished
-piece is a row; the same command does what is missing.
+Networks of one architecture are pretrained on as many images each, then given a head, and
+fine-tuned, on sets that none of them has seen. All of it is development: what is tested on here are
+images to train on elsewhere, and no test image is looked at. Every finished piece is a row; the
+same command does what is missing.
+
+With `--elsewhere=FOLDER` the networks are trained on another machine: the first call leaves images
+and a script there, and once the script has left the weights there, the second judges them.
 """
 
 import dataclasses
 import importlib
 import pathlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from apps import flags, pretrain
+from apps import flags, pretrain, pretrain_arrays
 from apps.benchmarks import bundled_page, cases, cell, methods, peers, records, trained
 from finetune_kit import checks, console, data
 from finetune_kit.backbones import card, catalogue
@@ -23,16 +27,54 @@ from recipes import settings
 
 FRACTALS = "fractals:200x100"
 ROTATION = 0.3  # share of the loss that asks how far an image is turned
-# Mixture to (whether photos are added, further sources, share of rotation). The first is the mark.
-MIXTURES: dict[str, tuple[bool, str, float]] = {
-    "source": (False, "", 0.0),
-    "source, rotation": (False, "", ROTATION),
-    "source, fractals": (False, FRACTALS, 0.0),
-    "source, fractals, rotation": (False, FRACTALS, ROTATION),
-    "source, photos": (True, "", 0.0),
-    "source, photos, fractals": (True, FRACTALS, 0.0),
+# Several networks share a GPU that small batches would leave idle; the rate goes with the batch.
+BATCH_SIZE, LEARNING_RATE = 256, 3e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """What a network is trained on, and how.
+
+    Attributes:
+        photos: Whether photos are added.
+        fractals: Whether fractals are; `alone`, whether they are all there is.
+        rotation: Share of the loss that asks how far an image is turned.
+        augment: Strength of the augmentation.
+        label_smoothing: Share of each label that is spread over all classes; it costs transfer
+            (Kornblith et al., 2021, "Why Do Better Loss Functions Lead to Less Transferable
+            Features?", section 3).
+    """
+
+    photos: bool = False
+    fractals: bool = False
+    alone: bool = False
+    rotation: float = 0.0
+    augment: str = "light"
+    label_smoothing: float = 0.0
+
+    def sources(self, source: str, photos: str) -> tuple[str, ...]:
+        """Returns what to train on, the source that is scored on first."""
+        if self.alone:
+            return (FRACTALS,)
+        own = (source, photos if self.photos else "", FRACTALS if self.fractals else "")
+        return tuple(filter(None, own))
+
+
+# The first is the mark.
+MIXTURES = {
+    "source": Mixture(),
+    "source, rotation": Mixture(rotation=ROTATION),
+    "source, fractals": Mixture(fractals=True),
+    "source, fractals, rotation": Mixture(fractals=True, rotation=ROTATION),
+    "source, photos": Mixture(photos=True),
+    "source, photos, fractals": Mixture(photos=True, fractals=True),
+    "fractals": Mixture(alone=True),
+    "source, medium views": Mixture(augment="medium"),
+    "source, fractals, rotation, medium views": Mixture(
+        fractals=True, rotation=ROTATION, augment="medium"
+    ),
+    "source, smoothed labels": Mixture(label_smoothing=0.1),
 }
-ALONE = "fractals"  # and nothing else
 RECIPES = ("head_only", "probe_then_finetune")
 
 
@@ -47,6 +89,9 @@ class Config:
     data_dir: str = settings.option("Where TensorFlow Datasets keeps its data sets.", "")
     data_root: str = settings.option("Folder of the sets, each a folder.", "")
     sets: str = settings.option("Names of sets that no mixture has, with commas; empty is all.", "")
+    elsewhere: str = settings.option(
+        "Folder of networks that another machine trains; empty trains them here.", ""
+    )
     images_shown: int = settings.option("Images that each network is trained on.", 240_000, low=1)
     per_class: str = settings.option("Labelled images a class, with commas.", "5,50")
     seeds: int = settings.option("Draws of the images.", 1, low=1)
@@ -80,14 +125,16 @@ class Config:
     @property
     def mixtures(self) -> tuple[str, ...]:
         """The mixtures whose sources there are."""
-        own = (name for name, (photos, _, _) in MIXTURES.items() if self.photos or not photos)
-        return (*own, ALONE)
+        return tuple(name for name, own in MIXTURES.items() if self.photos or not own.photos)
 
 
 def main(argv: list[str]) -> int:
     """Trains and judges what has no row, and writes the page; returns 0."""
     config, words = flags.parse(argv, Config, command="benchmark bundled")
     flags.refuse_words("benchmark bundled", words)
+    if config.elsewhere and (left := _untrained(config)):
+        _prepare(config, left)
+        return 0
     if config.source:
         measure(config)
     write_page(config.output, tried=config.rows)
@@ -139,17 +186,66 @@ def measure(config: Config) -> None:
             bar.advance()
 
 
+def _slug(mixture: str) -> str:
+    return mixture.replace(", ", "-").replace(" ", "_")
+
+
+def _words(mixture: str) -> list[str]:
+    """Returns the flags that `pretrain` and `pretrain-arrays` share."""
+    own = MIXTURES[mixture]
+    return [
+        f"--rotation={own.rotation}", f"--augment={own.augment}",
+        f"--label_smoothing={own.label_smoothing}", f"--batch_size={BATCH_SIZE}",
+        f"--learning_rate={LEARNING_RATE}",
+    ]  # fmt: skip
+
+
+def _sources(config: Config, mixture: str) -> list[str]:
+    first, *others = MIXTURES[mixture].sources(config.source, config.photos)
+    return [f"--data={first}", f"--also={','.join(others)}", f"--data_dir={config.data_dir}"]
+
+
+def _weights_elsewhere(config: Config, mixture: str) -> pathlib.Path:
+    return pathlib.Path(config.elsewhere) / f"{_slug(mixture)}{pretrain_arrays.SUFFIX}"
+
+
+def _untrained(config: Config) -> list[str]:
+    return [name for name in config.mixtures if not _weights_elsewhere(config, name).is_file()]
+
+
+def _prepare(config: Config, mixtures: Sequence[str]) -> None:
+    """Leaves images and the script that trains on them."""
+    folder = pathlib.Path(config.elsewhere)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["set -e", "export KERAS_BACKEND=jax"]
+    with console.progress("Mixtures", len(mixtures)) as bar:
+        for mixture in mixtures:
+            arrays = folder / f"{_slug(mixture)}.npz"
+            if not arrays.exists():
+                words = [*_sources(config, mixture), f"--arrays={arrays}"]
+                peers.call([*methods.KIT, "pretrain", *words])
+            images = len(pretrain_arrays.read(str(arrays))[1])
+            epochs = max(1, round(config.images_shown / images))
+            command = ["finetune-kit", "pretrain-arrays", "--resume", f"--epochs={epochs}",
+                       f"--arrays={arrays.name}", *_words(mixture),
+                       f"--output={_weights_elsewhere(config, mixture).name}"]  # fmt: skip
+            lines.append(shlex.join(command))
+            bar.advance()
+    script = folder / "train.sh"
+    files.write_text(script, "\n".join(lines) + "\n")
+    console.say(f"run in a copy of {folder}, then bring the weights back: sh {script.name}")
+
+
 def _pretrained(config: Config, mixture: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """Trains the network of a mixture unless it has been, and returns its weights and its row."""
-    photos, also, rotation = MIXTURES.get(mixture, (False, "", 0.0))
-    slug = mixture.replace(", ", "-")
-    workdir = pathlib.Path(config.workdir) / f"{slug}-{config.images_shown}"
+    row = {"mixture": mixture, "images_shown": config.images_shown, "data": "source"}
+    if config.elsewhere:
+        return _weights_elsewhere(config, mixture), {**row, "trained": "arrays"}
+    workdir = pathlib.Path(config.workdir) / f"{_slug(mixture)}-{config.images_shown}"
     folder = workdir / pretrain.FOLDER
     if card.read(folder) is None:
-        further = ",".join(filter(None, (config.photos if photos else "", also)))
         words = [
-            f"--data={FRACTALS if mixture == ALONE else config.source}",
-            f"--data_dir={config.data_dir}", f"--also={further}", f"--rotation={rotation}",
+            *_sources(config, mixture), *_words(mixture),
             f"--images_shown={config.images_shown}", f"--workdir={workdir}",
             "--resume" if workdir.is_dir() else "--noresume",
         ]  # fmt: skip
@@ -157,9 +253,8 @@ def _pretrained(config: Config, mixture: str) -> tuple[pathlib.Path, dict[str, A
     made = card.read(folder)
     if made is None:
         raise checks.WeightsError(f"pretrain must leave a card. Received: none in {str(folder)!r}")
-    row = {"mixture": mixture, "images_shown": config.images_shown, "data": "source",
-           "classes": len(made.class_names), "accuracy": made.accuracy["value"]}  # fmt: skip
-    return folder / pretrain.WEIGHTS, row
+    own = {"classes": len(made.class_names), "accuracy": made.accuracy["value"]}
+    return folder / pretrain.WEIGHTS, {**row, "trained": "images", **own}
 
 
 def _cells(config: Config) -> Iterator[dict[str, Any]]:

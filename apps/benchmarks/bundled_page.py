@@ -60,7 +60,7 @@ def _tried(rows: Sequence[Row], judged: Sequence[Row]) -> list[str]:
         lines.append(
             [
                 mixture,
-                markdown.MISSING if source is None else f"{100 * source['accuracy']:.1f}",
+                _percent(source),
                 *(_average(cells[mixture, *column]) for column in columns),
                 markdown.MISSING if mixture == mark else markdown.percent(gaps, signed=True),
             ]
@@ -80,6 +80,12 @@ def _tried(rows: Sequence[Row], judged: Sequence[Row]) -> list[str]:
         markdown.grid(headings, lines),
         markdown.machines(rows),
     ]
+
+
+def _percent(source: Row | None) -> str:
+    if source is None or "accuracy" not in source:
+        return markdown.MISSING
+    return f"{100 * source['accuracy']:.1f}"
 
 
 def _by_set(rows: Sequence[Row], mixture: str, per_class: int, recipe: str) -> dict[str, float]:

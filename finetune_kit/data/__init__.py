@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "load": "loading",
         "load_pool": "pools",
         "paired_batches": "pairs",
+        "sizes": "sizes",
         "steps_per_epoch": "pipeline",
         "view_batches": "pipeline",
     },

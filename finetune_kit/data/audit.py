@@ -4,13 +4,14 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from finetune_kit import checks, cores
-from finetune_kit.data import decode, folder, listing, pixelfile, types
+from finetune_kit.data import decode, folder, listing, pixelfile, sizes, types
 
 CHUNK = 32  # images a task: large beside the cost of a task, small beside a progress bar's step
 SHOWN = 3  # examples in a message
@@ -30,7 +31,7 @@ class Decoded:
         digests: uint8 [n, 32], SHA-256 of the content; zeros where an image could not be read.
         short_sides: int64 [n], pixels of the originals, 0 where an image could not be decoded.
         bad: Those that could not, and why.
-        cache: uint8 [n, s, s, 3], zeros where an image could not be decoded; or a file that holds
+        cache: uint8 [n, h, w, 3], zeros where an image could not be decoded; or a file that holds
             it; None if pixels are not kept.
         warnings: What a person should know.
     """
@@ -50,7 +51,7 @@ class Decoded:
 
 def decode_all(
     found: listing.Listing,
-    size: int,
+    size: sizes.Size,
     *,
     cache_mb: int,
     cache_dir: str = "",
@@ -62,14 +63,15 @@ def decode_all(
 
     Args:
         found: n images.
-        size: Side s in pixels of what is kept.
+        size: Side in pixels of what is kept, or (h, w).
         cache_mb: Pixels are kept in memory if they need no more than this many MiB.
         cache_dir: Folder for a file with the pixels if they need more; empty keeps none.
         progress: Called with the number of images that were dealt with since the last call.
     """
     advance = progress or (lambda count: None)
-    if len(found) * size * size * 3 <= cache_mb * 2**20:
-        cache = np.zeros((len(found), size, size, 3), np.uint8)
+    shape = (len(found), *sizes.shape(size))
+    if math.prod(shape) <= cache_mb * 2**20:
+        cache = np.zeros(shape, np.uint8)
         return _decoded(found, _decode(found, size, cache.__setitem__, advance), cache)
     if not cache_dir:
         return _decoded(found, _decode(found, size, None, advance), None)
@@ -188,7 +190,7 @@ def fingerprint(found: listing.Listing, digests: np.ndarray) -> str:
 
 
 def _decode(
-    found: listing.Listing, size: int, keep: Keep | None, advance: Progress
+    found: listing.Listing, size: sizes.Size, keep: Keep | None, advance: Progress
 ) -> pixelfile.Findings:
     """Decodes every image, gives its pixels to `keep`, and returns what was found."""
     n = len(found)
@@ -241,7 +243,7 @@ def _known(
     return (files[0] if files else None), count
 
 
-def _written(found: listing.Listing, size: int, folder: str, advance: Progress) -> Decoded:
+def _written(found: listing.Listing, size: sizes.Size, folder: str, advance: Progress) -> Decoded:
     """Decodes every image into a file; without, where none can be written."""
     findings = None
     try:

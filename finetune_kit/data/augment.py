@@ -11,7 +11,7 @@ import math
 
 import tensorflow as tf
 
-from finetune_kit.data import levels
+from finetune_kit.data import levels, sizes
 
 
 class Draw(enum.IntEnum):
@@ -49,16 +49,17 @@ GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue; ITU-R BT.601
 def apply(
     images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor, level: levels.Level
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns augmented images float32 [b, s, s, 3] in [0, 255] and labels float32 [b, C].
+    """Returns augmented images float32 [b, h, w, 3] in [0, 255] and labels float32 [b, C].
 
     Args:
-        images: uint8 or float32 [b, s, s, 3] in [0, 255].
+        images: uint8 or float32 [b, h, w, 3] in [0, 255].
         labels: float32 [b, C], rows that sum to 1.
         draws: float32 [b, DRAWS] in [0, 1), columns as `Draw` names them.
         level: What to do.
     """
     if level.resamples:
-        images = _warp(tf.cast(images, tf.float32), transforms(draws, int(images.shape[1]), level))
+        height, width = images.shape[1:3]
+        images = _warp(tf.cast(images, tf.float32), transforms(draws, (height, width), level))
     elif level.moves:
         images = _move(images, draws, level)
     images = tf.cast(images, tf.float32)
@@ -69,26 +70,35 @@ def apply(
     return _mix(images, labels, draws, level) if level.mix else (images, labels)
 
 
-def transforms(draws: tf.Tensor, side: int, level: levels.Level) -> tf.Tensor:
+def transforms(draws: tf.Tensor, size: sizes.Size, level: levels.Level) -> tf.Tensor:
     """Returns the projective transforms, output to input pixels, float32 [b, 8].
 
     The output at (x, y) reads the input at (a0 x + a1 y + a2, b0 x + b1 y + b2): a window of random
-    size is turned about its centre, which lies somewhere in the image, and mirrored.
+    size is turned about its centre, which lies somewhere in the image, and mirrored. Coordinates
+    are pixels along both axes, so that a turn is a turn whatever the image's height and width.
+
+    Args:
+        draws: float32 [b, DRAWS] in [0, 1).
+        size: Side of the images in pixels, or (height, width).
+        level: What to do.
     """
+    rows, columns = sizes.sides(size)
     flip = tf.where(draws[:, Draw.FLIP] < level.flip, -1.0, 1.0)
     area = level.min_area + (1 - level.min_area) * draws[:, Draw.AREA]
     aspect = tf.exp(_signed(draws, Draw.ASPECT) * math.log(level.max_aspect))
     width = tf.minimum(1.0, tf.sqrt(area * aspect))
     height = tf.minimum(1.0, tf.sqrt(area / aspect))
     angle = _signed(draws, Draw.ANGLE) * math.radians(level.rotation)
-    # The centre of the window that is read, relative to the centre of the image, in sides.
+    # The centre of the window that is read, relative to the centre of the image, in shares of
+    # its width and height.
     x = _signed(draws, Draw.LEFT) * (1 - width) / 2 + _signed(draws, Draw.SHIFT_X) * level.shift
     y = _signed(draws, Draw.TOP) * (1 - height) / 2 + _signed(draws, Draw.SHIFT_Y) * level.shift
     a0, a1 = flip * width * tf.cos(angle), -height * tf.sin(angle)
     b0, b1 = flip * width * tf.sin(angle), height * tf.cos(angle)
-    centre = (side - 1) / 2
-    a2 = centre + side * x - centre * (a0 + a1)
-    b2 = centre + side * y - centre * (b0 + b1)
+    middle_x, middle_y = (columns - 1) / 2, (rows - 1) / 2
+    beyond = middle_y - middle_x  # 0 of squares, which so are to the last bit what they ever were
+    a2 = middle_x + columns * x - middle_x * (a0 + a1) - beyond * a1
+    b2 = middle_y + rows * y - middle_y * (b0 + b1) + beyond * b0
     zero = tf.zeros_like(a0)
     return tf.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1)
 
@@ -106,17 +116,17 @@ def _warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
 
 def _move(images: tf.Tensor, draws: tf.Tensor, level: levels.Level) -> tf.Tensor:
     """Mirrors and shifts by whole pixels; without interpolation, at a fifth of the warp's time."""
-    side = int(images.shape[1])
+    height, width = images.shape[1:3]
     flip = draws[:, Draw.FLIP : Draw.FLIP + 1] < level.flip
-    columns = _shifted(side, _signed(draws, Draw.SHIFT_X) * level.shift)
+    columns = _shifted(width, _signed(draws, Draw.SHIFT_X) * level.shift)
     columns = tf.where(flip, columns[:, ::-1], columns)
-    rows = _shifted(side, _signed(draws, Draw.SHIFT_Y) * level.shift)
+    rows = _shifted(height, _signed(draws, Draw.SHIFT_Y) * level.shift)
     images = tf.gather(images, rows, axis=1, batch_dims=1)
     return tf.gather(images, columns, axis=2, batch_dims=1)
 
 
 def _shifted(side: int, shift: tf.Tensor) -> tf.Tensor:
-    """Returns the places to read, int32 [b, s]; beyond an edge, the edge is a mirror."""
+    """Returns the places to read, int32 [b, side]; beyond an edge, the edge is a mirror."""
     places = tf.range(side) + tf.cast(tf.round(shift * side), tf.int32)[:, None]
     places = tf.where(places < 0, -1 - places, places)
     return tf.where(places >= side, 2 * side - 1 - places, places)
@@ -145,6 +155,7 @@ def _erase(images: tf.Tensor, draws: tf.Tensor, level: levels.Level) -> tf.Tenso
     chosen = draws[:, Draw.ERASE] < level.erase
     area = tf.where(chosen, low + (high - low) * draws[:, Draw.ERASE_AREA], 0.0)
     aspect = tf.exp(_signed(draws, Draw.ERASE_ASPECT) * math.log(ERASED_ASPECT))
+    aspect *= images.shape[2] / images.shape[1]  # of pixels, as a ratio of shares of the sides
     height, width = tf.sqrt(area * aspect), tf.sqrt(area / aspect)
     inside = _rectangle(images, height, width, draws[:, Draw.ERASE_X], draws[:, Draw.ERASE_Y])
     return images + inside * (tf.reduce_mean(images, axis=[1, 2], keepdims=True) - images)
@@ -160,7 +171,7 @@ def _mix(
     """
     chosen = draws[:, Draw.MIX] < level.mix
     share = tf.where(chosen, draws[:, Draw.MIX_SHARE], 0.0)
-    side = tf.sqrt(share)
+    side = tf.sqrt(share)  # of each of the image's: the part has its form
     inside = _rectangle(images, side, side, draws[:, Draw.MIX_X], draws[:, Draw.MIX_Y])
     cut = draws[:, Draw.MIX_KIND] < 0.5
     cover = tf.where(_columns(cut), inside, _columns(share))
@@ -172,23 +183,24 @@ def _mix(
 def _rectangle(
     images: tf.Tensor, height: tf.Tensor, width: tf.Tensor, x: tf.Tensor, y: tf.Tensor
 ) -> tf.Tensor:
-    """Returns 1 in a rectangle and 0 elsewhere, float32 [b, s, s, 1].
+    """Returns 1 in a rectangle and 0 elsewhere, float32 [b, h, w, 1].
 
     Args:
-        images: [b, s, s, 3].
-        height, width: float32 [b], shares of the side; brought to whole pixels, at most s.
+        images: [b, h, w, 3].
+        height, width: float32 [b], shares of the image's; brought to whole pixels, at most all.
         x, y: float32 [b] in [0, 1), where between the edges it lies.
     """
-    side = float(images.shape[1])
 
-    def within(share: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    def within(side: float, share: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
         length = tf.minimum(tf.round(share * side), side)
         start = tf.floor(place * (side - length + 1))
         grid = tf.range(side)
         inside = (grid >= start[:, None]) & (grid < (start + length)[:, None])
         return tf.cast(inside, tf.float32)
 
-    return (within(height, y)[:, :, None] * within(width, x)[:, None, :])[..., None]
+    down = within(float(images.shape[1]), height, y)
+    across = within(float(images.shape[2]), width, x)
+    return (down[:, :, None] * across[:, None, :])[..., None]
 
 
 def _columns(values: tf.Tensor) -> tf.Tensor:

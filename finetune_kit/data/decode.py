@@ -16,6 +16,7 @@ import PIL
 from PIL import ExifTags, Image
 
 from finetune_kit import checks
+from finetune_kit.data import sizes
 
 # Names the pixels that this module makes of given bytes. Raise the number with any change of them.
 VERSION = f"1, Pillow {PIL.__version__}"
@@ -36,6 +37,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Those that make rows of columns.
+_SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
 
 class DecodeError(checks.DataError):
@@ -44,10 +47,10 @@ class DecodeError(checks.DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Squeezed:
-    """An image at the side that was asked for.
+    """An image at the size that was asked for.
 
     Attributes:
-        pixels: uint8 [size, size, 3] in [0, 255].
+        pixels: uint8 [h, w, 3] in [0, 255].
         short_side: Of the original, pixels.
     """
 
@@ -70,30 +73,32 @@ def decode(data: bytes) -> np.ndarray:
         return np.asarray(_turned(_rgb(image), _turn(image)))
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns the image squeezed to uint8 [size, size, 3], bilinear with antialiasing.
+def resize(image: np.ndarray, size: sizes.Size) -> np.ndarray:
+    """Returns the image squeezed to uint8 [h, w, 3], bilinear with antialiasing.
 
-    Within one grey level of `keras.layers.Resizing(size, size, antialias=True)` and rounding, which
-    is what a saved model does with raw images.
+    Within one grey level of `keras.layers.Resizing(h, w, antialias=True)` and rounding, which is
+    what a saved model does with raw images.
 
     Args:
-        image: uint8 [h, w, 3].
-        size: Side in pixels.
+        image: uint8 [any, any, 3].
+        size: Side in pixels, or (h, w).
     """
-    if image.shape[:2] == (size, size):
+    height, width = sizes.sides(size)
+    if image.shape[:2] == (height, width):
         return image
-    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized)
 
 
-def squeeze(content: bytes | np.ndarray, size: int) -> Squeezed:
+def squeeze(content: bytes | np.ndarray, size: sizes.Size) -> Squeezed:
     """Returns what a network sees of an image: that of `decode`, squeezed as by `resize`.
 
-    A JPEG with sides of at least 2 `MARGIN` times `size` is reduced while it is decoded.
+    A JPEG with sides of at least 2 `MARGIN` times the longer one of `size` is reduced while it is
+    decoded.
 
     Args:
-        content: Bytes of a file as for `decode`, or uint8 [h, w, 3].
-        size: Side in pixels.
+        content: Bytes of a file as for `decode`, or uint8 [any, any, 3].
+        size: Side in pixels, or (h, w).
 
     Raises:
         DecodeError: See `decode`.
@@ -102,17 +107,21 @@ def squeeze(content: bytes | np.ndarray, size: int) -> Squeezed:
         return Squeezed(resize(content, size), min(content.shape[:2]))
     with _opened(content) as image:
         short_side = min(image.size)
-        least = math.ceil(MARGIN * size)
+        height, width = sizes.sides(size)
+        # Whether the stored picture lies on its side is known for sure once it is loaded.
+        least = math.ceil(MARGIN * max(height, width))
         # Where sides are no multiples of the reduction, the last pixels stand for less than others;
         # the box says where the picture ends. Other formats know no draft and give none.
         _, box = image.draft(None, (least, least)) or ("", None)
         image.load()
-        small = _rgb(image).resize((size, size), Image.Resampling.BILINEAR, box)
-        return Squeezed(np.asarray(_turned(small, _turn(image))), short_side)
+        turn = _turn(image)
+        stored = (height, width) if turn in _SIDEWAYS else (width, height)
+        small = _rgb(image).resize(stored, Image.Resampling.BILINEAR, box)
+        return Squeezed(np.asarray(_turned(small, turn)), short_side)
 
 
-def pixels(content: bytes | np.ndarray, size: int) -> np.ndarray:
-    """Returns the pixels of `squeeze`, uint8 [size, size, 3]."""
+def pixels(content: bytes | np.ndarray, size: sizes.Size) -> np.ndarray:
+    """Returns the pixels of `squeeze`, uint8 [h, w, 3]."""
     return squeeze(content, size).pixels
 
 

@@ -11,7 +11,8 @@ class Level:
         flip: Probability of a horizontal flip.
         min_area: Smallest share of the area that a random resized crop keeps (Szegedy et al., 2015,
             section 6, with 0.08).
-        max_aspect: Largest ratio between the sides of the crop, at least 1.
+        max_aspect: Largest ratio between the sides of the crop, at least 1; each is a share of the
+            image's, so that it is the most by which a thing is stretched.
         shift: Largest translation, share of the side.
         rotation: Largest angle in degrees.
         brightness: Largest additive change, share of 255.

@@ -18,6 +18,7 @@ from finetune_kit.data import (
     listing,
     manifest,
     mixture,
+    sizes,
     splits,
     store,
     types,
@@ -53,7 +54,7 @@ def check_source(source: str, data_dir: str | None = None) -> None:
 def load(
     source: Source | Sequence[Source],
     *,
-    image_size: int,
+    image_size: sizes.Size,
     data_dir: str | None = None,
     seed: int = 0,
     per_class: int = 0,
@@ -69,7 +70,7 @@ def load(
 
     Args:
         source: As for `check_source`, or `Arrays`; several are one, see `mixture.joined`.
-        image_size: Side in pixels to which images are brought.
+        image_size: Side in pixels to which images are brought, or (height, width).
         data_dir: Where TFDS keeps its data sets.
         seed: Decides, with the names alone, who is in which split.
         per_class: The whole label budget a class, validation included; 0 uses every image.
@@ -103,13 +104,13 @@ def load(
 
 
 def _check_arguments(
-    image_size: int,
+    image_size: sizes.Size,
     per_class: int,
     test_fraction: float,
     validation_fraction: float,
     max_bad_fraction: float,
 ) -> None:
-    checks.in_range("image_size", image_size, 1)
+    checks.in_range("image_size", min(sizes.sides(image_size)), 1)
     checks.in_range("per_class", per_class, 0)
     checks.in_range("max_bad_fraction", max_bad_fraction, 0, 1)
     for name, share in (
@@ -162,7 +163,9 @@ def _list_path(source: str, data_dir: str | None) -> listing.Listing:
     return manifest.list_manifest(source) if _is_manifest(source) else folder.list_folder(source)
 
 
-def _everything(found: listing.Listing, decoded: audit.Decoded, image_size: int) -> types.Split:
+def _everything(
+    found: listing.Listing, decoded: audit.Decoded, image_size: sizes.Size
+) -> types.Split:
     """Returns all images that can be decoded, as one split."""
     index = {name: position for position, name in enumerate(found.classes)}
     return types.Split(

@@ -1,9 +1,9 @@
 """Decoded pixels in a file, for images that do not fit into memory.
 
-    pixels uint8 [n, s, s, 3], row by row | an .npz: what the pass that decoded them found
+    pixels uint8 [n, h, w, 3], row by row | an .npz: what the pass that decoded them found
 
 A file holds the pixels of certain bytes, wherever those stand: it is found again by the SHA-256 of
-every image, the side and the version of the decoder. Every row has a checksum that is looked at
+every image, the size and the version of the decoder. Every row has a checksum that is looked at
 when the row is first read, so that starting takes no time and a damaged row is never shown.
 """
 
@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import hashlib
 import io
+import math
 import os
 import pathlib
 import secrets
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_kit.data import decode
+from finetune_kit.data import decode, sizes
 
 DIGEST = 32  # bytes of a SHA-256
 BEHIND = 64  # bytes an image, more than what stands behind the pixels takes
@@ -53,23 +54,27 @@ class PixelFile:
         findings: What decoding them found.
     """
 
-    def __init__(self, path: pathlib.Path, size: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, path: pathlib.Path, size: sizes.Size, arrays: Mapping[str, np.ndarray]
+    ) -> None:
         """Maps a file into memory.
 
         Args:
             path: The file.
-            size: Side s in pixels.
+            size: Side in pixels, or (h, w).
             arrays: What stands behind the pixels.
         """
         reasons = zip(arrays["bad"].tolist(), arrays["reasons"].tolist(), strict=True)
         self.findings = Findings(arrays["digests"], arrays["short_sides"], dict(reasons))
         self._path = path
-        self._pixels = np.memmap(path, np.uint8, "r", shape=_shape(arrays, size))
+        self._pixels = np.memmap(
+            path, np.uint8, "r", shape=(len(arrays["checksums"]), *sizes.shape(size))
+        )
         self._checksums = arrays["checksums"]
         self._checked = np.zeros(len(self._checksums), bool)
 
     def read(self, position: int) -> np.ndarray | None:
-        """Returns one image, uint8 [s, s, 3]; None if the row is not what was written.
+        """Returns one image, uint8 [h, w, 3]; None if the row is not what was written.
 
         A file with such a row is deleted, so that the next run writes it anew.
         """
@@ -86,22 +91,24 @@ class PixelFile:
 class Writer:
     """A file that is being written; see `writing`."""
 
-    def __init__(self, folder: pathlib.Path, temporary: pathlib.Path, n: int, size: int) -> None:
+    def __init__(
+        self, folder: pathlib.Path, temporary: pathlib.Path, n: int, size: sizes.Size
+    ) -> None:
         """Opens a file whose room is reserved.
 
         Args:
             folder: Where the file goes once it is whole.
             temporary: Where it is until then.
             n: Images.
-            size: Side s in pixels.
+            size: Side in pixels, or (h, w).
         """
         self._folder, self._temporary, self._size = folder, temporary, size
-        self._pixels = np.memmap(temporary, np.uint8, "r+", shape=(n, size, size, 3))
+        self._pixels = np.memmap(temporary, np.uint8, "r+", shape=(n, *sizes.shape(size)))
         # Rows that are never written stay as they were reserved.
-        self._checksums = np.full(n, zlib.crc32(bytes(size * size * 3)), np.uint32)
+        self._checksums = np.full(n, zlib.crc32(bytes(_length(size))), np.uint32)
 
     def put(self, position: int, pixels: np.ndarray) -> None:
-        """Writes one image, uint8 [s, s, 3]; several threads may write several images."""
+        """Writes one image, uint8 [h, w, 3]; several threads may write several images."""
         self._pixels[position] = pixels
         self._checksums[position] = _checksum(pixels)
 
@@ -127,19 +134,19 @@ class Writer:
             file.write(behind.getvalue())
             file.flush()
             os.fsync(file.fileno())
-        path = self._folder / f"{_stem(*self._pixels.shape[:2])}{_key(found.digests)}.u8"
+        path = self._folder / f"{_stem(len(self._pixels), self._size)}{_key(found.digests)}.u8"
         os.replace(self._temporary, path)
         return PixelFile(path, self._size, arrays)
 
 
 @contextlib.contextmanager
-def writing(folder: str, n: int, size: int) -> Iterator[Writer]:
+def writing(folder: str, n: int, size: sizes.Size) -> Iterator[Writer]:
     """Yields what writes the pixels of n images; what is not finished leaves nothing behind.
 
     Args:
         folder: Where the file goes; made if it is not there.
         n: Images.
-        size: Side in pixels.
+        size: Side in pixels, or (h, w).
 
     Raises:
         OSError: No room on the disk, or a folder that cannot be written.
@@ -149,15 +156,15 @@ def writing(folder: str, n: int, size: int) -> Iterator[Writer]:
     _sweep(place)
     temporary = place / f".{_stem(n, size)}{secrets.token_hex(4)}{UNFINISHED}"
     try:
-        _reserve(temporary, n * size * size * 3, n * BEHIND)
+        _reserve(temporary, n * _length(size), n * BEHIND)
         yield Writer(place, temporary, n, size)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def candidates(folder: str, n: int, size: int) -> list[PixelFile]:
-    """Returns the whole files in a folder with n images of a side of `size` pixels.
+def candidates(folder: str, n: int, size: sizes.Size) -> list[PixelFile]:
+    """Returns the whole files in a folder with n images of a size, a side in pixels or (h, w).
 
     Whose pixels they hold is said by their digests; a file that is short or damaged is left out.
     """
@@ -165,10 +172,10 @@ def candidates(folder: str, n: int, size: int) -> list[PixelFile]:
     return [file for path in paths if (file := _load(path, n, size)) is not None]
 
 
-def _load(path: pathlib.Path, n: int, size: int) -> PixelFile | None:
+def _load(path: pathlib.Path, n: int, size: sizes.Size) -> PixelFile | None:
     try:
         with path.open("rb") as file:
-            file.seek(n * size * size * 3)
+            file.seek(n * _length(size))
             # Every array in the .npz has a checksum of its own.
             with np.load(io.BytesIO(file.read())) as stored:
                 arrays = {name: stored[name] for name in stored.files}
@@ -211,13 +218,14 @@ def _checksum(pixels: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(pixels).data)
 
 
-def _stem(n: int, size: int) -> str:
-    return f"pixels-{size}-{n}-"
+def _length(size: sizes.Size) -> int:
+    """Returns the bytes of an image's pixels."""
+    return math.prod(sizes.shape(size))
+
+
+def _stem(n: int, size: sizes.Size) -> str:
+    return f"pixels-{sizes.shown(size)}-{n}-"
 
 
 def _key(digests: np.ndarray) -> str:
     return hashlib.sha256(decode.VERSION.encode() + digests.tobytes()).hexdigest()[:DIGEST]
-
-
-def _shape(arrays: Mapping[str, np.ndarray], size: int) -> tuple[int, ...]:
-    return (len(arrays["checksums"]), size, size, 3)

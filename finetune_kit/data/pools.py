@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune_kit import checks
-from finetune_kit.data import arrays, audit, listing, loading, splits, store, types
+from finetune_kit.data import arrays, audit, listing, loading, sizes, splits, store, types
 
 if TYPE_CHECKING:
     import os
@@ -49,7 +49,7 @@ class _Some:
 def load_pool(
     source: "str | os.PathLike[str] | arrays.Arrays",
     *,
-    image_size: int,
+    image_size: sizes.Size,
     limit: int = 0,
     data_dir: str | None = None,
     seed: int = 0,
@@ -64,7 +64,7 @@ def load_pool(
 
     Args:
         source: A folder, a `.csv` manifest, `tfds:NAME`, or `Arrays`.
-        image_size: Side in pixels to which images are brought.
+        image_size: Side in pixels to which images are brought, or (height, width).
         limit: Most images of the sample; 0 takes all.
         data_dir: Where TFDS keeps its data sets.
         seed: Decides, with the names alone, who is in the sample.
@@ -76,7 +76,7 @@ def load_pool(
     Raises:
         ConfigError, DataError: As for `loading.load`.
     """
-    checks.in_range("image_size", image_size, 1)
+    checks.in_range("image_size", min(sizes.sides(image_size)), 1)
     checks.in_range("limit", limit, 0)
     checks.in_range("max_bad_fraction", max_bad_fraction, 0, 1)
     name, found = loading.list_source(source, data_dir)

@@ -5,20 +5,20 @@ import concurrent.futures
 import numpy as np
 
 from finetune_kit import cores
-from finetune_kit.data import decode, listing, pixelfile
+from finetune_kit.data import decode, listing, pixelfile, sizes
 
 
 class PixelStore:
     """The images of a source at one size.
 
     Attributes:
-        size: Side s in pixels.
+        size: Side in pixels of a square, else (h, w).
     """
 
     def __init__(
         self,
         reader: listing.Reader,
-        size: int,
+        size: sizes.Size,
         *,
         cache: np.ndarray | pixelfile.PixelFile | None = None,
     ) -> None:
@@ -26,10 +26,10 @@ class PixelStore:
 
         Args:
             reader: Gives the content of an image by its position.
-            size: Side s in pixels.
-            cache: uint8 [n, s, s, 3], decoded once, or a file of it; None decodes for every batch.
+            size: Side in pixels, or (h, w).
+            cache: uint8 [n, h, w, 3], decoded once, or a file of it; None decodes for every batch.
         """
-        self.size = size
+        self.size = sizes.canonical(size)
         self._reader = reader
         self._cache = cache
         # Threads start with the first batch; with pixels in memory there are none.
@@ -41,10 +41,10 @@ class PixelStore:
         return isinstance(self._cache, np.ndarray)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the images at `indices`, uint8 [b, s, s, 3]."""
+        """Returns the images at `indices`, uint8 [b, h, w, 3]."""
         if isinstance(self._cache, np.ndarray):
             return self._cache[indices]
-        images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        images = np.empty((len(indices), *sizes.shape(self.size)), np.uint8)
 
         def fill(rows: np.ndarray) -> None:
             for row in rows:

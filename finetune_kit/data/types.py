@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune_kit.data import sizes
+
 if TYPE_CHECKING:
     from finetune_kit.data.store import PixelStore
 
@@ -94,7 +96,7 @@ class ImageData:
         validation: Images to choose by; None with a label budget.
         test: Images that are scored once, or None.
         folds: With a label budget, how it is cross-validated; empty otherwise.
-        image_size: Side in pixels to which images are brought.
+        image_size: Side in pixels to which images are brought, or (height, width).
         fingerprint: SHA-256 of the sorted (name, label, content) of all images, hexadecimal.
         audit: What the decoding pass found.
     """
@@ -105,7 +107,7 @@ class ImageData:
     validation: Split | None
     test: Split | None
     folds: tuple[Fold, ...]
-    image_size: int
+    image_size: sizes.Size
     fingerprint: str
     audit: Audit
 

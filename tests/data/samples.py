@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from finetune_kit.data import arrays, store, types
+from finetune_kit.data import arrays, sizes, store, types
 
 
 def noise(height=8, width=8, *, seed=0):
@@ -48,10 +48,12 @@ def write_folder(root, counts):
 
 
 def split(labels, *, side=12, images=None, cached=True):
-    """Returns a split of noise images; they stand in the store in reverse order."""
+    """Returns a split of noise images, of a side or (height, width), in the store in reverse."""
     labels = np.asarray(labels, np.int64)
     n = len(labels)
-    images = [noise(side, side, seed=i) for i in range(n)] if images is None else list(images)
+    images = (
+        [noise(*sizes.sides(side), seed=i) for i in range(n)] if images is None else list(images)
+    )
     reader = arrays.ArrayReader(images[::-1])
     cache = np.stack(images[::-1]) if cached else None
     return types.Split(

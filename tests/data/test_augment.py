@@ -9,7 +9,7 @@ import scipy.ndimage
 import tensorflow as tf
 from PIL import Image, ImageEnhance
 
-from finetune_kit.data import augment, levels, order
+from finetune_kit.data import augment, levels, order, sizes
 from tests.data import samples
 
 Draw = augment.Draw
@@ -32,14 +32,14 @@ def apply(images, draws, level, labels=None):
 
 
 def noises(n, side=16):
-    return np.stack([samples.noise(side, side, seed=i) for i in range(n)])
+    return np.stack([samples.noise(*sizes.sides(side), seed=i) for i in range(n)])
 
 
 def mirrored(image, dx, dy):
-    """Returns a square image read `dx`, `dy` pixels further right and down, edges mirrored."""
-    side = len(image)
-    padded = np.pad(image, ((side, side), (side, side), (0, 0)), mode="symmetric")
-    return padded[side + dy : 2 * side + dy, side + dx : 2 * side + dx]
+    """Returns an image read `dx`, `dy` pixels further right and down, edges mirrored."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((height, height), (width, width), (0, 0)), mode="symmetric")
+    return padded[height + dy : 2 * height + dy, width + dx : 2 * width + dx]
 
 
 def test_every_purpose_has_a_column_of_its_own() -> None:
@@ -86,13 +86,14 @@ def test_half_of_the_images_are_mirrored() -> None:
     assert 160 <= flipped.sum() <= 240
 
 
-def test_shifts_move_whole_pixels_and_mirror_the_edge() -> None:
-    images, draws = noises(60, side=20), draws_of(60)
+@pytest.mark.parametrize("size", [(20, 20), (12, 30), (31, 8)])
+def test_shifts_move_whole_pixels_and_mirror_the_edge(size) -> None:
+    images, draws = noises(60, side=size), draws_of(60)
     level = levels.Level(flip=0.5, shift=0.3)
     augmented, _ = apply(images, draws, level)
     for image, row, got in zip(images, draws.astype(float), augmented, strict=True):
-        dx = round((2 * row[Draw.SHIFT_X] - 1) * 0.3 * 20)
-        dy = round((2 * row[Draw.SHIFT_Y] - 1) * 0.3 * 20)
+        dx = round((2 * row[Draw.SHIFT_X] - 1) * 0.3 * size[1])
+        dy = round((2 * row[Draw.SHIFT_Y] - 1) * 0.3 * size[0])
         expected = mirrored(image, dx, dy)
         expected = expected[:, ::-1] if row[Draw.FLIP] < 0.5 else expected
         np.testing.assert_array_equal(got, expected)
@@ -105,11 +106,12 @@ def test_shifts_reach_every_distance_in_both_directions() -> None:
     assert set((augmented[:, 0, 10, 0] - 10).astype(int)) == {-2, -1, 0, 1, 2}
 
 
-def looked_up(row, side, level):
+def looked_up(row, size, level):
     """Returns the places (y, x) that an output pixel reads, from the definition, in float64."""
     row = row.astype(float)
     signed = 2 * row - 1
-    y, x = (np.mgrid[:side, :side] - (side - 1) / 2) / side
+    across = np.array(size[::-1])
+    y, x = np.mgrid[: size[0], : size[1]] - (np.array(size)[:, None, None] - 1) / 2
     x = -x if row[Draw.FLIP] < level.flip else x
     area = level.min_area + (1 - level.min_area) * row[Draw.AREA]
     aspect = level.max_aspect ** signed[Draw.ASPECT]
@@ -118,10 +120,12 @@ def looked_up(row, side, level):
     angle = math.radians(signed[Draw.ANGLE] * level.rotation)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     room = (np.array([1 - width, 1 - height]) / 2) * signed[[Draw.LEFT, Draw.TOP]]
-    points = turn @ points + (room + level.shift * signed[[Draw.SHIFT_X, Draw.SHIFT_Y]])[:, None]
-    return (points[::-1] * side + (side - 1) / 2).reshape(2, side, side)
+    away = across * (room + level.shift * signed[[Draw.SHIFT_X, Draw.SHIFT_Y]])
+    points = turn @ points + (away + (across - 1) / 2)[:, None]
+    return points[::-1].reshape(2, *size)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (12, 22), (21, 10)])
 @pytest.mark.parametrize(
     "level",
     [
@@ -132,11 +136,11 @@ def looked_up(row, side, level):
         dataclasses.replace(SINGLE, brightness=0, contrast=0, saturation=0, erase=0),
     ],
 )
-def test_geometry_is_that_of_scipy(level) -> None:
-    images, draws = noises(30), draws_of(30)
+def test_geometry_is_that_of_scipy(level, size) -> None:
+    images, draws = noises(30, size), draws_of(30)
     augmented, _ = apply(images, draws, level)
     for image, row, got in zip(images.astype(float), draws, augmented, strict=True):
-        places = looked_up(row, 16, level)
+        places = looked_up(row, size, level)
         for channel in range(3):
             expected = scipy.ndimage.map_coordinates(
                 image[..., channel], places, order=1, mode="reflect"
@@ -153,14 +157,32 @@ def test_a_quarter_turn_is_a_quarter_turn() -> None:
     np.testing.assert_allclose(augmented[1], np.rot90(images[1], 1), atol=0.01)
 
 
-def test_a_crop_lies_inside_the_image_and_keeps_the_area_and_aspect_asked_for() -> None:
-    side, level = 32, levels.Level(min_area=0.25, max_aspect=4 / 3)
+@pytest.mark.parametrize("size", [(8, 20), (20, 8)])
+def test_a_quarter_turn_stretches_nothing_where_sides_differ(size) -> None:
+    images, side, level = noises(2, size), min(size), levels.Level(rotation=90.0)
+    middle = dict.fromkeys(("AREA", "ASPECT", "LEFT", "TOP", "SHIFT_X", "SHIFT_Y"), 0.5)
+    draws = draws_of(2, FLIP=0.9, ANGLE=[0.0, 1.0], **middle)
+    matrices = augment.transforms(tf.constant(draws), size, level).numpy()
+    turns = matrices[:, [[0, 1], [3, 4]]]
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), [np.eye(2)] * 2, atol=1e-6)
+    # The square about the middle is turned into itself.
+    top, left = ((whole - side) // 2 for whole in size)
+    inner = np.s_[top : top + side, left : left + side]
+    augmented, _ = apply(images, draws, level)
+    for number, quarters in ((0, -1), (1, 1)):
+        expected = np.rot90(images[number][inner], quarters)
+        np.testing.assert_allclose(augmented[number][inner], expected, atol=0.01)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_a_crop_lies_inside_the_image_and_keeps_the_area_and_aspect_asked_for(size) -> None:
+    level = levels.Level(min_area=0.25, max_aspect=4 / 3)
     a0, a1, a2, b0, b1, b2, *rest = (
-        augment.transforms(tf.constant(draws_of(2000)), side, level).numpy().T.astype(float)
+        augment.transforms(tf.constant(draws_of(2000)), size, level).numpy().T.astype(float)
     )
     assert not np.any(a1) and not np.any(b0) and not np.any(rest)
     # The edges of the window: half a pixel beyond the centres of the outermost pixels.
-    for scale, offset in ((a0, a2), (b1, b2)):
+    for scale, offset, side in ((a0, a2, size[1]), (b1, b2, size[0])):
         assert (scale > 0).all() and (scale <= 1).all()
         assert (offset - 0.5 * scale >= -0.5 - 1e-4).all()
         assert (offset + (side - 0.5) * scale <= side - 0.5 + 1e-4).all()
@@ -223,6 +245,24 @@ def test_a_rectangle_is_erased_in_the_mean_colour() -> None:
     assert 0.25 <= min(aspects) < 0.5 and 2 < max(aspects) <= 4
 
 
+@pytest.mark.parametrize("size", [(20, 50), (37, 16)])
+def test_the_aspect_of_what_is_erased_is_one_of_pixels(size) -> None:
+    n, (height, width) = 60, size
+    images, draws = noises(n, size), draws_of(n, ERASE=0.0)
+    augmented, _ = apply(images, draws, levels.Level(erase=1.0))
+    changed = (augmented != images).any(axis=-1)
+    for row, where in zip(draws.astype(float), changed, strict=True):
+        area = height * width * (0.02 + 0.38 * row[Draw.ERASE_AREA])
+        aspect = 0.3 ** (2 * row[Draw.ERASE_ASPECT] - 1)
+        down = min(height, round(math.sqrt(area * aspect)))
+        across = min(width, round(math.sqrt(area / aspect)))
+        top = math.floor(row[Draw.ERASE_Y] * (height - down + 1))
+        left = math.floor(row[Draw.ERASE_X] * (width - across + 1))
+        expected = np.zeros(size, bool)
+        expected[top : top + down, left : left + across] = True
+        np.testing.assert_array_equal(where, expected)
+
+
 def test_erased_rectangles_reach_every_edge() -> None:
     n, side = 300, 10
     images = noises(n, side)
@@ -234,12 +274,13 @@ def test_erased_rectangles_reach_every_edge() -> None:
 def checkers(n, side=20):
     """Returns n images that are black and white by turns."""
     values = np.where(np.arange(n) % 2, 255, 0).astype(np.uint8)
-    return np.broadcast_to(values[:, None, None, None], (n, side, side, 3)).copy()
+    return np.broadcast_to(values[:, None, None, None], (n, *sizes.shape(side))).copy()
 
 
-def test_mixed_labels_are_the_shares_of_the_pixels() -> None:
+@pytest.mark.parametrize("size", [20, (9, 31)])
+def test_mixed_labels_are_the_shares_of_the_pixels(size) -> None:
     n = 200
-    augmented, labels = apply(checkers(n), draws_of(n), levels.Level(mix=0.5))
+    augmented, labels = apply(checkers(n, size), draws_of(n), levels.Level(mix=0.5))
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(augmented.mean(axis=(1, 2, 3)) / 255, labels[:, 1], atol=1e-5)
     mixed = (labels.max(axis=1) < 1).mean()
@@ -270,19 +311,21 @@ def test_mixup_is_a_weighted_mean_with_the_next_image() -> None:
     )
 
 
-def test_cutmix_pastes_a_square_of_the_next_image() -> None:
-    n, side = 40, 20
-    images = noises(n, side)
+@pytest.mark.parametrize("size", [(20, 20), (14, 33)])
+def test_cutmix_pastes_a_part_of_the_next_image_that_has_its_form(size) -> None:
+    n = 40
+    images = noises(n, size)
     draws = draws_of(n, MIX=0.0, MIX_KIND=0.1)
     augmented, labels = apply(images, draws, levels.Level(mix=1.0), np.eye(n, dtype=np.float32))
     for place in range(n):
         other = (place + 1) % n
         pasted = (augmented[place] != images[place]).any(axis=-1)
-        length = round(math.sqrt(draws[place, Draw.MIX_SHARE]) * side)
+        sides = [round(math.sqrt(draws[place, Draw.MIX_SHARE]) * side) for side in size]
         rows, columns = np.flatnonzero(pasted.any(axis=1)), np.flatnonzero(pasted.any(axis=0))
-        assert pasted.sum() == length**2 == len(rows) * len(columns)
+        assert [len(rows), len(columns)] == (sides if all(sides) else [0, 0])
+        assert pasted.sum() == math.prod(sides)
         np.testing.assert_array_equal(augmented[place][pasted], images[other][pasted])
-        assert labels[place, other] == pytest.approx(length**2 / side**2, abs=1e-6)
+        assert labels[place, other] == pytest.approx(math.prod(sides) / math.prod(size), abs=1e-6)
 
 
 def test_shares_are_uniform_as_with_alpha_one() -> None:

@@ -38,6 +38,18 @@ def test_a_folder_becomes_three_splits(photos) -> None:
     assert audit.median_side == 8 and audit.seconds > 0
 
 
+def test_images_that_are_not_square(photos) -> None:
+    images, square = load(photos, image_size=(6, 9)), load(photos, image_size=(8, 8))
+    assert images.image_size == (6, 9) and images.summary()["image_size"] == (6, 9)
+    assert square.image_size == 8 and square.summary().keys() == images.summary().keys()
+    assert images.fingerprint == square.fingerprint and names(images) == names(square)
+    pixels = images.test.store.batch(images.test.indices)
+    for row, name in zip(pixels, images.test.names, strict=True):
+        np.testing.assert_array_equal(row, decode.pixels((photos / name).read_bytes(), (6, 9)))
+    with pytest.raises(checks.ConfigError, match=r"each at least 1. Received: image_size=.6, 0"):
+        load(photos, image_size=(6, 0))
+
+
 def test_pixels_and_labels_are_those_of_the_files(photos) -> None:
     images = load(photos, cache_mb=0)
     cached = load(photos)

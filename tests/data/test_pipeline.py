@@ -57,6 +57,24 @@ def test_an_epoch_holds_every_image_with_its_own_label() -> None:
     np.testing.assert_array_equal(labels, np.eye(3)[LABELS[seen]])
 
 
+@pytest.mark.parametrize("name", levels.LEVELS)
+def test_height_and_width_are_known_to_every_stream(name) -> None:
+    split = samples.split(LABELS, side=(8, 12))
+    wanted = (None, 8, 12, 3)
+    streams = [pipeline.batches(split, num_classes=3, batch_size=4, seed=0, epochs=1,
+                                augmentation=name)]  # fmt: skip
+    streams.append(pipeline.evaluation_batches(split))
+    if not levels.LEVELS[name].mix:
+        views = {"batch_size": 4, "augmentation": name, "seed": 0, "view": 1}
+        streams.append(pipeline.view_batches(split, **views))
+    for stream in streams:
+        spec = stream.element_spec
+        assert tuple((spec[0] if isinstance(spec, tuple) else spec).shape) == wanted
+        images = next(iter(stream))
+        images = images[0] if isinstance(images, tuple) else images
+        assert tuple(images.shape[1:]) == wanted[1:]
+
+
 def test_the_order_is_that_of_seed_and_epoch() -> None:
     found = batches(samples.split(LABELS), seed=5, epochs=3)
     for epoch in range(3):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from finetune_kit import data
-from finetune_kit.data import audit, decode, folder, listing, pixelfile, store
+from finetune_kit.data import arrays, audit, decode, folder, listing, pixelfile, store
 from tests.data import samples
 
 SIZE = 6
@@ -127,6 +127,30 @@ def test_other_images_get_a_file_of_their_own(photos, tmp_path, decodings) -> No
     before = len(decodings)
     np.testing.assert_array_equal(pixels_of(photos(), run(photos(), directory)), expected(photos))
     assert len(decodings) == before
+
+
+def test_height_and_width_have_a_file_of_their_own(photos, tmp_path, decodings) -> None:
+    directory, found = tmp_path / "cache", photos()
+    decoded = audit.decode_all(found, (6, 9), cache_mb=0, cache_dir=str(directory))
+    assert the_file(directory).name.startswith("pixels-6x9-5-")
+    before = len(decodings)
+    again = audit.decode_all(photos(), (6, 9), cache_mb=0, cache_dir=str(directory))
+    assert len(decodings) == before and isinstance(again.cache, pixelfile.PixelFile)
+    for each in (decoded, again):
+        pixels = store.PixelStore(found.reader, (6, 9), cache=each.cache).batch(np.array([1, 3]))
+        wanted = [decode.pixels(found.reader.read(i), (6, 9)) for i in (1, 3)]
+        np.testing.assert_array_equal(pixels, wanted)
+    audit.decode_all(photos(), (9, 6), cache_mb=0, cache_dir=str(directory))
+    assert len(decodings) > before and len(list(directory.iterdir())) == 2
+
+
+def test_memory_is_counted_by_height_and_width() -> None:
+    names = tuple(map(str, range(2)))
+    reader = arrays.ArrayReader([samples.noise(8, 8, seed=i) for i in range(2)])
+    found = listing.Listing(names, ("a", "b"), ("",) * 2, reader, ("a", "b"))
+    for size, fits in (((256, 682), True), ((256, 683), False), ((683, 256), False)):
+        decoded = audit.decode_all(found, size, cache_mb=1)  # 2 x 256 x 682.67 x 3 bytes
+        assert (decoded.cache is not None) == fits
 
 
 @pytest.mark.parametrize("change", ["order", "size", "version", "unreadable"])

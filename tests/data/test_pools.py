@@ -54,6 +54,11 @@ def test_images_come_with_their_pixels_and_labels(source) -> None:
         np.testing.assert_array_equal(image, decode.resize(decode.decode(content), 6))
 
 
+def test_a_sample_need_not_be_square(source) -> None:
+    pool = data.load_pool(source, image_size=(5, 7), limit=4)
+    assert pool.images.store.batch(pool.images.indices).shape == (4, 5, 7, 3)
+
+
 def test_only_the_sample_is_read(source, monkeypatch) -> None:
     read, original, counted = [], folder.FileReader.read, []
 

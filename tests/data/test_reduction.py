@@ -78,6 +78,30 @@ def test_the_largest_reduction_that_leaves_enough_is_taken(
     assert found.short_side == min(height, width)
 
 
+@pytest.mark.parametrize(
+    ("size", "reduced"),
+    [
+        ((16, 32), (50, 40)),
+        ((32, 16), (50, 40)),
+        ((33, 20), (100, 80)),  # an eighth would leave less than 1.25 x 33
+        ((65, 64), (200, 160)),
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_longer_side_says_how_far_a_jpeg_is_reduced(
+    photo, decoded_at, size, reduced, orientation
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = jpeg(photo, 320, 400, exif=exif)
+    decoded_at.clear()
+    found = decode.squeeze(data, size)
+    assert decoded_at[0] == reduced and found.short_side == 320
+    expected = decode.resize(decode.decode(data), size).astype(float)
+    assert found.pixels.shape == (*size, 3)
+    assert np.abs(found.pixels - expected).mean() < 2
+
+
 @pytest.mark.parametrize("ratio", [1.0, 1.6, 2.0, 2.4])
 def test_below_twice_the_size_and_somewhat_more_nothing_changes(photo, ratio) -> None:
     data = jpeg(photo, int(96 * ratio), int(130 * ratio))

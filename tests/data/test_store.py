@@ -48,6 +48,17 @@ def test_a_cache_gives_the_same_pixels(reader) -> None:
     np.testing.assert_array_equal(cached.batch(indices), cache[indices])
 
 
+def test_height_and_width_may_differ(reader) -> None:
+    images = store.PixelStore(reader, (7, 12))
+    found = images.batch(np.array([4, 1]))
+    assert found.shape == (2, 7, 12, 3) and images.size == (7, 12)
+    for row, index in zip(found, (4, 1), strict=True):
+        image = Image.open(reader.paths[index]).convert("RGB")
+        resized = image.resize((12, 7), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(row, np.asarray(resized))
+    assert store.PixelStore(reader, (12, 12)).size == 12
+
+
 def test_a_batch_is_a_copy(reader) -> None:
     cache = np.zeros((5, 12, 12, 3), np.uint8)
     images = store.PixelStore(reader, 12, cache=cache)

@@ -16,6 +16,7 @@ import numpy as np
 
 from finetune_kit import checks
 from finetune_kit.backbones import taps
+from finetune_kit.data import sizes
 
 CARD, STATISTICS = "card.json", "statistics.npz"
 FACTS = "facts"  # where the JSON is in a card of one file
@@ -33,7 +34,7 @@ class SourceCard:
         trained_on: Name of the source data, with counts.
         terms: Terms of the source data.
         class_names: C source classes; empty if the images were not labelled.
-        image_size: Side in pixels at training.
+        image_size: Side in pixels at training, or (height, width).
         accuracy: On the source's test split: value, low, high (95 %, Wilson), n; empty if unknown.
         recipe: The command and the settings that made the weights, or the card.
         moments: Tap to (mean, variance) of its values over source images, each float32 [c]. The
@@ -50,7 +51,7 @@ class SourceCard:
     trained_on: str
     terms: str
     class_names: tuple[str, ...]
-    image_size: int
+    image_size: sizes.Size
     accuracy: dict[str, float]
     recipe: dict[str, Any]
     moments: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -152,8 +153,12 @@ def _joined(facts: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> SourceCa
     layers = facts.pop("layers")
     nulls = facts.pop("null_quantiles", {})
     given = {name: arrays[name] for name in ARRAYS if name in arrays or name not in OPTIONAL}
+    as_made = {
+        "class_names": tuple(facts["class_names"]),
+        "image_size": sizes.canonical(facts["image_size"]),
+    }
     return SourceCard(
-        **{"prototypes": None, **facts, **given, "class_names": tuple(facts["class_names"])},
+        **{"prototypes": None, **facts, **given, **as_made},
         moments={layer: (arrays[f"mean/{layer}"], arrays[f"variance/{layer}"]) for layer in layers},
         null_quantiles={int(n): float(quantile) for n, quantile in nulls.items()},
     )

@@ -3,10 +3,11 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 from finetune_kit import checks
 from finetune_kit.backbones import hub_names, model_files, specification
+from finetune_kit.data import sizes
 
 BUNDLED = "bundled"
 OWN = "own"  # what the weights of a model of one's own are called
@@ -38,16 +39,18 @@ class Entry:
         min_size: Smallest input side in pixels that the constructor accepts.
         default_size: Input side that is used unless another is asked for; a power of two (S1), or
             the side of a user's own model.
+        max_size: Largest input side in pixels, None where there is none.
     """
 
     constructor: str
     preprocessing: str
     min_size: int = 32
     default_size: int = 128
+    max_size: int | None = None
 
 
 ENTRIES: dict[str, Entry] = {
-    BUNDLED: Entry("", "tf", 32, 32),
+    BUNDLED: Entry("", "tf", 32, 32, 128),
     "convnext_tiny": Entry("ConvNeXtTiny", "none"),
     "convnext_small": Entry("ConvNeXtSmall", "none"),
     "convnext_base": Entry("ConvNeXtBase", "none"),
@@ -171,21 +174,39 @@ def _blocks(name: str) -> specification.Blocks:
     return specification.parse(name.removeprefix(specification.PREFIX))
 
 
-def image_size(name: str, size: int = 0) -> int:
-    """Returns the side in pixels to use: `size`, or the network's default where it is 0.
+@overload
+def image_size(name: str, size: int = 0) -> int: ...
+
+
+@overload
+def image_size(name: str, size: sizes.Size) -> sizes.Size: ...
+
+
+def image_size(name: str, size: sizes.Size = 0) -> sizes.Size:
+    """Returns the canonical size to use: `size`, or the network's default where it is 0.
+
+    Args:
+        name: As in `canonical`.
+        size: Side in pixels, or (height, width).
 
     Raises:
-        ConfigError: `size` is below the network's minimum.
+        ConfigError: A side is below the network's minimum, or above its maximum.
     """
     known = entry(name)
     if size == 0:
         return known.default_size
-    if size < known.min_size:
+    least, most = known.min_size, known.max_size
+    if min(sizes.sides(size)) < least:
         raise checks.ConfigError(
-            f"{canonical(name)} needs images of at least {known.min_size} px. "
+            f"{canonical(name)} needs images of at least {least} px. "
             + checks.received(image_size=size)
         )
-    return size
+    if most is not None and max(sizes.sides(size)) > most:
+        raise checks.ConfigError(
+            f"{canonical(name)} takes images of {least} to {most} px. "
+            + checks.received(image_size=size)
+        )
+    return sizes.canonical(size)
 
 
 def refuse_unfit(name: str, *, weights: str = "", preprocessing: str = "") -> None:
@@ -219,16 +240,16 @@ def refuse_foreign_weights(weights: str) -> None:
         )
 
 
-def refuse_small(name: str, size: int) -> None:
+def refuse_small(name: str, size: sizes.Size) -> None:
     """Raises `ConfigError` if dense layers are to be kept on images smaller than their own.
 
     Args:
         name: As in `canonical`.
-        size: Side in pixels; 0 is the network's default.
+        size: Side in pixels, or (height, width); 0 is the network's default.
     """
-    least, side = FLATTENING.get(canonical(name), 0), image_size(name, size)
-    if side < least:
+    least, used = FLATTENING.get(canonical(name), 0), image_size(name, size)
+    if min(sizes.sides(used)) < least:
         raise checks.ConfigError(
             f"{canonical(name)} with its dense layers needs images of at least {least} px. "
-            + checks.received(image_size=side)
+            + checks.received(image_size=used)
         )

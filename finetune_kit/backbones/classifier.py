@@ -19,7 +19,7 @@ class Classifier:
 
     Attributes:
         backbone: The pretrained network.
-        model: float32 [b, s, s, 3] in [0, 255] to logits float32 [b, C].
+        model: float32 [b, height, width, 3] in [0, 255] to logits float32 [b, C].
         features: The same input to pooled features float32 [b, d].
         head: The dense layer from features to logits, named `head`.
     """

@@ -87,11 +87,6 @@ def _bare(name: str, size: int, arguments: dict[str, Any]) -> keras.Model:
         return building.build(line, size, any_filters=bool(arguments.get("any_filters")))
     if name != catalogue.BUNDLED:
         return _construct(catalogue.entry(name), size, arguments, None)
-    if size > network.MAX_SIZE:
-        raise checks.ConfigError(
-            f"The bundled backbone takes images of {network.MIN_SIZE} to {network.MAX_SIZE} px. "
-            + checks.received(image_size=size)
-        )
     return network.build(size)
 
 

@@ -24,12 +24,13 @@ from finetune_kit.backbones import (
     taps,
     types,
 )
+from finetune_kit.data import sizes
 
 
 def load(
     name: str | keras.Model,
     *,
-    image_size: int | tuple[int, int] = 0,
+    image_size: sizes.Size = 0,
     weights: str = "",
     arguments: Mapping[str, Any] | None = None,
     precision: str = "float32",
@@ -64,10 +65,10 @@ def load(
     checks.one_of("precision", precision, catalogue.PRECISIONS)
     build = _own if isinstance(name, keras.Model) or catalogue.is_own(name) else _known
     with _policy(precision), _seeded(seed):
-        side = image_size if isinstance(image_size, int) else max(image_size)
-        made = build(name, side, weights, dict(arguments or {}), preprocessing)
+        made = build(name, image_size, weights, dict(arguments or {}), preprocessing)
         keys.refuse_poor(made.keys, min_loaded, source=made.weights, network=made.model.name)
-        model = stems.with_channels(_oblong(made, image_size), channels)
+        made = _oblong(made, image_size)
+        model = stems.with_channels(made.model, channels)
     found = stages.find_stages(model)
     return dataclasses.replace(
         made,
@@ -78,32 +79,35 @@ def load(
     )
 
 
-def _oblong(backbone: types.Backbone, size: int | tuple[int, int]) -> keras.Model:
-    """Returns the model of a backbone, built once more for (height, width) if that is asked for.
+def _oblong(backbone: types.Backbone, size: sizes.Size) -> types.Backbone:
+    """Returns a backbone built once more for (height, width), if it was built for a square.
 
     Raises:
-        ConfigError: A side is below the minimum, or the network needs a square.
+        ConfigError: The network needs a square.
     """
-    model = backbone.model
-    if isinstance(size, int) or size == model.inputs[0].shape[1:3]:
-        return model
-    if backbone.name in catalogue.ENTRIES:
-        catalogue.image_size(backbone.name, min(size))
+    height, width = sizes.sides(size)
+    if height == width or backbone.model.inputs[0].shape[1:3] == (height, width):
+        return backbone
+    pixels = keras.Input((height, width, stems.COLOURS), name="pixels")
     try:
-        return graphs.rebuilt(model, keras.Input((*size, stems.COLOURS), name="pixels"))
+        model = graphs.rebuilt(backbone.model, pixels)
     except (ValueError, TypeError) as error:
         raise checks.ConfigError(
             f"{backbone.name} cannot be built for images that are not square. Received: "
             f"image_size={size}, {' '.join(str(error).split())[:200]}"
         ) from error
+    return dataclasses.replace(backbone, model=model, image_size=(height, width))
 
 
 def _known(
-    name: Any, image_size: int, source: str, arguments: dict[str, Any], preprocessing: str
+    name: Any, image_size: sizes.Size, source: str, arguments: dict[str, Any], preprocessing: str
 ) -> types.Backbone:
-    """Returns a network of the catalogue, its stages not yet found."""
+    """Returns a network of the catalogue, its stages not yet found.
+
+    It takes squares of the longer side, for which Keras' constructors find their weights silently.
+    """
     name = catalogue.canonical(name)
-    size = catalogue.image_size(name, image_size)
+    size = max(sizes.sides(catalogue.image_size(name, image_size)))
     catalogue.refuse_unfit(name, preprocessing=preprocessing)
     catalogue.check_arguments(name, arguments)
     made = known.make(name, size, source, arguments)
@@ -120,9 +124,13 @@ def _known(
     )
 
 
-def _preset(name: str, size: int, source: str, preprocessing: str) -> types.Backbone:
-    """Returns the backbone of a preset of KerasHub, its stages not yet found."""
+def _preset(name: str, image_size: sizes.Size, source: str, preprocessing: str) -> types.Backbone:
+    """Returns the backbone of a preset of KerasHub, its stages not yet found.
+
+    It takes squares of the longer side; of transformers, `hub` knows no other form.
+    """
     catalogue.refuse_foreign_weights(source)
+    size = max(sizes.sides(image_size))
     made = hub.load(name, image_size=size, weights=source, preprocessing=preprocessing)
     return types.Backbone(
         name=name,
@@ -136,7 +144,7 @@ def _preset(name: str, size: int, source: str, preprocessing: str) -> types.Back
 
 def _own(
     given: Any,
-    image_size: int,
+    image_size: sizes.Size,
     source: str,
     arguments: dict[str, Any],
     preprocessing: str,
@@ -149,7 +157,7 @@ def _own(
     if isinstance(given, str):
         name, size = catalogue.canonical(given), catalogue.image_size(given, image_size)
     else:
-        name, size = given.name, image_size or own.default_size(given)
+        name, size = given.name, sizes.canonical(image_size or own.default_size(given))
     if hub_names.is_preset(name):
         return _preset(name, size, source, preprocessing)
     scaled = preprocessing or "none"

@@ -8,13 +8,12 @@ from finetune_kit.backbones import building
 
 SPECIFICATION = "32-32|64-64|128-128|256"
 FILES = pathlib.Path(__file__).parent / "bundled"  # its weights and its card
-MIN_SIZE, MAX_SIZE = 32, 128
 
 
 def build(image_size: int) -> keras.Model:
     """Returns the network: float32 [b, s, s, 3] in [0, 255] to float32 [b, s / 8, s / 8, 256].
 
     Args:
-        image_size: s in pixels, from 32 to 128.
+        image_size: s in pixels; see `catalogue.ENTRIES` for the least and the most.
     """
     return building.build(SPECIFICATION, image_size, name="bundled")

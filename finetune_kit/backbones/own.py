@@ -8,6 +8,7 @@ import keras
 
 from finetune_kit import checks
 from finetune_kit.backbones import catalogue, graphs, model_files, scaling, tokens, tops
+from finetune_kit.data import sizes
 
 # Scalings that are the same for every channel, so that grey values have them too.
 GREY = ("none", "unit", "tf")
@@ -18,7 +19,7 @@ class Own:
     """What becomes of a user's model.
 
     Attributes:
-        model: float32 [b, s, s, 3] in [0, 255] to its feature map [b, h, w, c].
+        model: float32 [b, height, width, 3] in [0, 255] to its feature map [b, h, w, c].
         head: From that map at the model's own size to logits [b, C]; None without one.
         weights: "own", or "none" for random ones.
     """
@@ -31,7 +32,7 @@ class Own:
 def load(
     network: str | os.PathLike[str] | keras.Model,
     *,
-    image_size: int,
+    image_size: sizes.Size,
     weights: str = "",
     preprocessing: str = "none",
     precision: str = "float32",
@@ -44,7 +45,7 @@ def load(
     Args:
         network: A functional or sequential model from images [b, h, w, 3] or [b, h, w, 1] to a map
             or to scores, or the `.keras` file of one.
-        image_size: Side s of the images that the backbone takes.
+        image_size: Side in pixels of the images that the backbone takes, or (height, width).
         weights: "" for the model's own, "none" for random ones.
         preprocessing: What the model expects, one of `catalogue.PREPROCESSING`.
         precision: Policy of the layers that compute in float32.
@@ -64,7 +65,7 @@ def load(
     flat = graphs.rebuilt(given, keras.Input((*given.inputs[0].shape[1:3], channels)))
     features = tops.find_map(flat)
     head = None if None in features.shape[1:] or weights else tops.head_of(flat, features)
-    images = keras.Input((image_size, image_size, 3), name="pixels")
+    images = keras.Input(sizes.shape(image_size), name="pixels")
     colours = keras.ops.image.rgb_to_grayscale(images) if channels == 1 else images
     model = _at_size(
         keras.Model(flat.inputs[0], features, name=given.name),
@@ -83,19 +84,22 @@ def default_size(model: keras.Model) -> int:
 
 
 def _at_size(body: keras.Model, x: Any, images: Any, **options: Any) -> keras.Model:
+    size = sizes.canonical(images.shape[1:3])
     try:
         model = graphs.rebuilt(body, x, inputs=images, **options)
         if len(model.outputs[0].shape) == 3:
+            if not isinstance(size, int):
+                raise ValueError("its tokens are taken for the patches of a square")
             model = keras.Model(images, tokens.as_map(model.outputs[0]), name=body.name)
     # Keras raises a ValueError or TypeError where a layer does not take what the one before gives.
     except (ValueError, TypeError) as error:
         raise checks.ConfigError(
             f"{body.name} takes {tuple(body.inputs[0].shape)} and cannot be built for others. "
-            f"Received: image_size={images.shape[1]}, {' '.join(str(error).split())[:200]}"
+            f"Received: image_size={size}, {' '.join(str(error).split())[:200]}"
         ) from error
     if any(side < 1 for side in model.outputs[0].shape[1:3]):
         raise checks.ConfigError(
-            f"{body.name} needs larger images. Received: image_size={images.shape[1]}, of which "
+            f"{body.name} needs larger images. Received: image_size={size}, of which "
             f"nothing is left at its map {tuple(model.outputs[0].shape)}"
         )
     return model

@@ -11,7 +11,7 @@ TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
 
 
 def preprocess(images: Any, mode: str) -> Any:
-    """Returns pixels float32 [b, s, s, 3] in [0, 255] as a network wants them, as Keras layers.
+    """Returns pixels float32 [b, h, w, 3] in [0, 255] as a network wants them, as Keras layers.
 
     Args:
         images: Symbolic or eager tensor.

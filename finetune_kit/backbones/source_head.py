@@ -11,6 +11,7 @@ import keras
 
 from finetune_kit import checks
 from finetune_kit.backbones import catalogue, classifier, loading, stages, tops, types, weights
+from finetune_kit.data import sizes
 
 NAME = "source_head"
 
@@ -73,8 +74,8 @@ def keep_dense(backbone: types.Backbone) -> types.Backbone:
             f"Received: backbone={backbone.name!r}. {reason or 'Its head has no hidden layer.'}"
         )
     model, size = backbone.model, backbone.image_size
-    least = size * found.shape[0] // int(model.output_shape[1])
-    if isinstance(layers[0], keras.layers.Flatten) and model.output_shape[1] < found.shape[0]:
+    least = max(sizes.sides(size)) * found.shape[0] // max(model.output_shape[1:3])
+    if isinstance(layers[0], keras.layers.Flatten) and _is_smaller(model.output_shape[1:], found):
         raise checks.ConfigError(
             f"{backbone.name} with its dense layers needs images of at least {least} px. "
             + checks.received(image_size=size)
@@ -123,7 +124,7 @@ def _moved(head: _Head, shape: tuple[int, ...], name: str) -> tuple[keras.Model 
     """Returns a head for maps of a shape, [b, *shape] to logits, and "" or why there is none."""
     if not isinstance(head.layers[0], keras.layers.Flatten) or head.shape == shape:
         return _copied(head.layers, shape), ""
-    if any(side < own for side, own in zip(shape[:2], head.shape[:2], strict=True)):
+    if _is_smaller(shape, head):
         return None, f"The head of {name} takes maps of {head.shape}. " + checks.received(
             shape=shape
         )
@@ -134,6 +135,11 @@ def _moved(head: _Head, shape: tuple[int, ...], name: str) -> tuple[keras.Model 
         return None, str(error)
     average = keras.layers.GlobalAveragePooling2D(name="average", dtype="float32")
     return keras.Model(maps, average(tops.through(layers, maps)), name=NAME), ""
+
+
+def _is_smaller(shape: tuple[int, ...], head: _Head) -> bool:
+    """Returns whether a map [h, w, c] has a side below that of the map that a head takes."""
+    return any(side < own for side, own in zip(shape[:2], head.shape[:2], strict=True))
 
 
 def _network(backbone: types.Backbone) -> tuple[keras.Model | None, str]:
@@ -156,8 +162,9 @@ def _network(backbone: types.Backbone) -> tuple[keras.Model | None, str]:
     except checks.WeightsError as error:
         return None, str(error)
     return None, (
-        f"The head in {backbone.weights} takes images of another side than {backbone.image_size} "
-        f"px, or is neither that of keras.applications nor the kit's on the last stage."
+        f"The head in {backbone.weights} takes images of another side than "
+        f"{sizes.shown(backbone.image_size)} px, or is neither that of keras.applications nor the "
+        "kit's on the last stage."
     )
 
 
@@ -165,8 +172,7 @@ def _application(backbone: types.Backbone, source: str | None) -> keras.Model:
     """Returns a network of keras.applications with its head, from preprocessed images to logits."""
     entry = catalogue.entry(backbone.name)
     # ImageNet's weights come at the constructor's own size alone; averaging takes any other.
-    side = backbone.image_size
-    shape = {} if source else {"input_shape": (side, side, 3)}
+    shape = {} if source else {"input_shape": sizes.shape(backbone.image_size)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes other than 224 are what we want
         return getattr(keras.applications, entry.constructor)(

@@ -72,7 +72,7 @@ def _check(model: keras.Model) -> None:
     if graph and single and len(inputs[0].shape) == 4 and inputs[0].shape[1]:
         return
     raise checks.ConfigError(
-        "Stages are found in a functional model with one input [b, s, s, 3] of a known side and "
+        "Stages are found in a functional model with one input [b, h, w, 3] of a known size and "
         "one output. "
         + checks.received(
             model=model.name,

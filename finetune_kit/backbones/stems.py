@@ -34,7 +34,7 @@ class _Stem:
 
     Attributes:
         layer: The convolution.
-        tensor: Symbolic [b, s, s, 3], the first that no later layer but padding changes.
+        tensor: Symbolic [b, h, w, 3], the first that no later layer but padding changes.
         source: int [3], the channel of the image that each channel of the tensor comes from.
         scale, offset: float64 [3].
     """

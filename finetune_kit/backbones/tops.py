@@ -14,6 +14,7 @@ import numpy as np
 
 from finetune_kit import checks
 from finetune_kit.backbones import graphs, stages
+from finetune_kit.data import sizes
 
 POOLINGS = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 # Where a map [b, h, w, c] becomes a vector.
@@ -142,7 +143,7 @@ def convolved(
     return made
 
 
-def fully_convolutional(model: keras.Model, image_size: int | tuple[int, int]) -> keras.Model:
+def fully_convolutional(model: keras.Model, image_size: sizes.Size) -> keras.Model:
     """Returns a classifier with a dense head as one that takes larger images.
 
     Args:
@@ -162,7 +163,7 @@ def fully_convolutional(model: keras.Model, image_size: int | tuple[int, int]) -
     features = find_map(flat)
     head = keras.Model(features, flat.outputs[0])
     layers = convolved(chain(head), features.shape[1:])
-    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    sides = sizes.sides(image_size)
     if any(side < int(least) for side, least in zip(sides, own.shape[1:3], strict=True)):
         raise checks.ConfigError(
             f"{model.name} with its dense layers needs images of at least "

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from finetune_kit.data import sizes
+
 if TYPE_CHECKING:
     import keras
 
@@ -34,9 +36,9 @@ class Backbone:
 
     Attributes:
         name: In the catalogue, `hub:PRESET`, or the `.keras` file or name of a user's model.
-        model: One flat functional graph: float32 [b, s, s, 3] in [0, 255] to [b, h, w, c].
+        model: One flat functional graph: float32 [b, height, width, 3] in [0, 255] to [b, h, w, c].
         stages: Every layer in exactly one stage, from input to output.
-        image_size: s, pixels; of images that are not square, the longer side.
+        image_size: Side in pixels of square images, else (height, width).
         weights: Where the weights came from: a file, "imagenet", "bundled", "own" or "none".
         source_classes: Classes of the head that the weights file holds besides; None without one.
         card: What is known of the source data, or None.
@@ -50,7 +52,7 @@ class Backbone:
     name: str
     model: "keras.Model"
     stages: tuple[Stage, ...]
-    image_size: int
+    image_size: sizes.Size
     weights: str
     source_classes: int | None = None
     card: "SourceCard | None" = None

@@ -66,6 +66,12 @@ def test_a_card_comes_back_as_it_was_written(tmp_path) -> None:
     assert_same(card.read_file(tmp_path / "card.npz"), example())
 
 
+def test_a_card_of_images_that_are_not_square_comes_back(tmp_path) -> None:
+    oblong = dataclasses.replace(example(), image_size=(8, 12))
+    card.write_file(oblong, tmp_path / "card.npz")
+    assert card.read_file(tmp_path / "card.npz").image_size == (8, 12)
+
+
 def test_what_a_card_lacks_is_missing_when_it_comes_back(tmp_path) -> None:
     bare = dataclasses.replace(example(), prototypes=None, features=None, null_quantiles={})
     card.write_file(bare, tmp_path / "card.npz")

@@ -93,6 +93,24 @@ def test_a_size_is_taken_down_to_the_minimum_and_no_further() -> None:
         catalogue.image_size("bundled", -1)
 
 
+def test_both_sides_count() -> None:
+    assert catalogue.image_size("Xception", (71, 96)) == (71, 96)
+    assert catalogue.image_size("Xception", (96, 96)) == 96
+    for size in ((70, 96), (96, 70)):
+        with pytest.raises(
+            checks.ConfigError, match=f"least 71 px. Received: image_size=.{size[0]},"
+        ):
+            catalogue.image_size("Xception", size)
+    assert catalogue.image_size("bundled", (32, 128)) == (32, 128)
+    with pytest.raises(
+        checks.ConfigError, match="images of 32 to 128 px. Received: image_size=.32,"
+    ):
+        catalogue.image_size("bundled", (32, 129))
+    catalogue.refuse_small("vgg16", (224, 256))
+    with pytest.raises(checks.ConfigError, match="at least 224 px. Received: image_size=.224, 160"):
+        catalogue.refuse_small("vgg16", (224, 160))
+
+
 def test_looking_up_a_network_starts_neither_keras_nor_tensorflow() -> None:
     code = (
         "import sys; from finetune_kit.backbones import catalogue; catalogue.entry('vgg16');"

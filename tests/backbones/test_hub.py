@@ -218,6 +218,17 @@ def test_a_swin_transformer_takes_other_sizes(saved, tmp_path) -> None:
 
 
 @needs_hub
+@pytest.mark.parametrize("kind", [*TRANSFORMERS, "Swin"])
+def test_transformers_take_squares_alone(saved, kind) -> None:
+    name = saved(shifting() if kind == "Swin" else transformer(kind))
+    for size in ((32, 48), (48, 32), (8, 32)):
+        words = f"images that are not square. Received: image_size=.{size[0]}, {size[1]}"
+        with pytest.raises(checks.ConfigError, match=words):
+            backbones.load(name, image_size=size)
+    assert backbones.load(name, image_size=(32, 32)).image_size == 32
+
+
+@needs_hub
 def test_a_swin_transformer_that_is_saved_is_the_same(saved, tmp_path) -> None:
     model = backbones.load(saved(shifting())).model
     model.save(tmp_path / "model.keras")

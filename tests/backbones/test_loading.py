@@ -12,6 +12,7 @@ import pytest
 from finetune_kit import backbones, checks
 from finetune_kit.backbones import catalogue, network, weights
 
+BUNDLED = catalogue.ENTRIES["bundled"]
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "weights"
 QUARTER = SHARED / "mobilenet_v1_0.25_128_imagenet.weights.h5"
 HALF = SHARED / "mobilenet_v1_0.5_160_imagenet.weights.h5"
@@ -287,7 +288,7 @@ def test_a_legacy_file_is_read_too(tmp_path) -> None:
         backbones.load("mobilenet", image_size=32, weights=path)
 
 
-@pytest.mark.parametrize("size", [network.MIN_SIZE, 48, network.MAX_SIZE])
+@pytest.mark.parametrize("size", [BUNDLED.min_size, 48, BUNDLED.max_size])
 def test_the_bundled_network_takes_any_size_in_its_range(size) -> None:
     backbone = backbones.load("bundled", image_size=size, weights="none")
     assert backbone.model.input.shape == (None, size, size, 3)

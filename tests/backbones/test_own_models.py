@@ -344,3 +344,22 @@ def test_no_published_accuracy_is_known_of_it(tmp_path) -> None:
     plain()[0].save(path)
     assert backbones.published.top1(path) is None
     assert backbones.load(path).name == path
+
+
+def test_what_of_ones_own_need_not_be_square() -> None:
+    def fixed(height, width):
+        pixels = keras.Input((height, width, 3))
+        maps = layers.Conv2D(2, 3, 2, "same")(pixels)
+        return keras.Model(pixels, layers.Reshape((height // 2, width // 2, 2))(maps))
+
+    own = backbones.load(fixed(4, 8), image_size=(4, 8))
+    assert own.image_size == (4, 8) and own.model.output_shape == (None, 2, 4, 2)
+    with pytest.raises(checks.ConfigError, match=r"for others. Received: image_size=\(4, 8\)"):
+        backbones.load(fixed(8, 8), image_size=(4, 8))
+    pixels = keras.Input((8, 8, 3))
+    tokens = layers.Reshape((-1, 4))(layers.Conv2D(4, 2, 2)(pixels))
+    model = keras.Model(pixels, layers.Dense(5)(layers.GlobalAveragePooling1D()(tokens)))
+    assert backbones.load(model).model.output_shape == (None, 4, 4, 4)
+    # Eight of them would be two by two patches behind four tokens of another kind.
+    with pytest.raises(checks.ConfigError, match=r"image_size=\(4, 8\), its tokens .* a square"):
+        backbones.load(model, image_size=(4, 8))

@@ -12,6 +12,7 @@ from keras.src.utils import file_utils
 
 from finetune_kit import backbones
 from finetune_kit.backbones import catalogue, loading, scaling, source_head
+from finetune_kit.data import sizes
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "weights"
 QUARTER = SHARED / "mobilenet_v1_0.25_128_imagenet.weights.h5"
@@ -33,8 +34,9 @@ FAMILIES = (
 
 
 def images(size, n=2):
-    """Returns raw images, float32 [n, size, size, 3] in [0, 255]."""
-    return np.random.default_rng(0).uniform(0, 255, (n, size, size, 3)).astype(np.float32)
+    """Returns raw images of a side or (h, w), float32 [n, h, w, 3] in [0, 255]."""
+    shape = (n, *sizes.shape(size))
+    return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def whole(tmp_path):
         path = str(tmp_path / "whole.weights.h5")
         constructor = getattr(keras.applications, catalogue.entry(name).constructor)
         network = constructor(
-            input_shape=(size, size, 3),
+            input_shape=sizes.shape(size),
             weights=None,
             classes=classes,
             classifier_activation=None,
@@ -72,7 +74,7 @@ def assert_head_gives_the_whole_networks_logits(whole, name, size, **arguments) 
 
 
 @pytest.mark.filterwarnings("ignore:.*input_shape.*is undefined.*")
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [32, 64, (64, 32)])
 def test_head_and_backbone_are_the_whole_network(whole, size) -> None:
     assert_head_gives_the_whole_networks_logits(whole, "mobilenet", size, alpha=0.25)
 
@@ -105,18 +107,18 @@ def test_the_head_of_a_real_file() -> None:
     np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bundled", "mobilenet"])
-def test_the_head_of_a_fine_tuned_file(tmp_path, name) -> None:
+@pytest.mark.parametrize(("name", "size"), [("bundled", (32, 48)), ("mobilenet", 64)])
+def test_the_head_of_a_fine_tuned_file(tmp_path, name, size) -> None:
     path = str(tmp_path / "tuned.weights.h5")
     arguments = {"alpha": 0.25} if name == "mobilenet" else {}
-    source = backbones.load(name, image_size=64, weights="none", arguments=arguments, seed=1)
+    source = backbones.load(name, image_size=size, weights="none", arguments=arguments, seed=1)
     tuned = backbones.attach_head(source, 6)
     tuned.model.save_weights(path)
-    backbone = backbones.load(name, image_size=64, weights=path, seed=2)
+    backbone = backbones.load(name, image_size=size, weights=path, seed=2)
     head = source_head.source_head(backbone)
-    expected = tuned.model(images(64))
+    expected = tuned.model(images(size))
     assert np.std(expected) > 0
-    np.testing.assert_allclose(head(backbone.model(images(64))), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(head(backbone.model(images(size))), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_backbone_that_was_tuned_since_is_left_alone_and_random_state_too(whole) -> None:

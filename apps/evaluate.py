@@ -71,7 +71,7 @@ def run(config: Config) -> dict[str, Any]:
     model, class_names = results.load_model(config.model)
     with console.progress("Decoding") as task:
         images = data.load(
-            image_size=results.input_side(model) or values["data"]["image_size"],
+            image_size=results.input_size(model) or values["data"]["image_size"],
             max_bad_fraction=config.max_bad_fraction,
             progress=task.advance,
             **source_of(config, values.get("config", {})),

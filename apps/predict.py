@@ -21,7 +21,7 @@ import numpy as np
 
 from apps import flags
 from finetune_kit import checks, console, cores, results
-from finetune_kit.data import decode, folder, listing
+from finetune_kit.data import decode, folder, listing, sizes
 from finetune_kit.results import files
 from recipes import settings
 
@@ -66,14 +66,14 @@ class Predictor:
     Attributes:
         model: Raw pixels to probabilities.
         class_names: C names.
-        side: Side in px to which images are brought before they are stacked, or None for a model
-            that takes them as they are, one at a time.
+        size: Side in px, or (height, width), to which images are brought before they are stacked,
+            or None for a model that takes them as they are, one at a time.
         top_k: Classes named for each image.
     """
 
     model: "keras.Model"
     class_names: Sequence[str]
-    side: int | None
+    size: sizes.Size | None
     top_k: int
 
 
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     paths = find(words)
     model, class_names = results.load_model(config.model)
     top_k = min(config.top_k, len(class_names))
-    predictor = Predictor(model, class_names, results.input_side(model), top_k)
+    predictor = Predictor(model, class_names, results.input_size(model), top_k)
     failed = 0
     with _sink(config) as write, console.progress("Predicting", len(paths)) as task:
         for row in rows(predictor, paths, batch_size=config.batch_size):
@@ -128,15 +128,15 @@ def rows(
     `top_k` is a list of {"class", "probability"}; a file that cannot be read has None for class and
     probability, an empty list, and the reason as its error; other rows have None as error.
     """
-    size = batch_size if predictor.side else 1
+    step = batch_size if predictor.size else 1
     with concurrent.futures.ThreadPoolExecutor(cores.available()) as pool:
-        chunks = [paths[start : start + size] for start in range(0, len(paths), size)]
+        chunks = [paths[start : start + step] for start in range(0, len(paths), step)]
         reading = [
-            pool.submit(_read, path, predictor.side) for path in (chunks[0] if chunks else [])
+            pool.submit(_read, path, predictor.size) for path in (chunks[0] if chunks else [])
         ]
         for chunk, following in itertools.zip_longest(chunks, chunks[1:], fillvalue=()):
             images = [future.result() for future in reading]
-            reading = [pool.submit(_read, path, predictor.side) for path in following]
+            reading = [pool.submit(_read, path, predictor.size) for path in following]
             yield from _predict(predictor, chunk, images)
 
 
@@ -168,13 +168,13 @@ def _images_below(root: pathlib.Path) -> list[pathlib.Path]:
     return [root / name for name in listing.natural(names)]
 
 
-def _read(path: pathlib.Path, side: int | None) -> np.ndarray | str:
+def _read(path: pathlib.Path, size: sizes.Size | None) -> np.ndarray | str:
     """Returns pixels, uint8 [h, w, 3], or why there are none."""
     if path.exists() and not path.is_file():
         return "not a regular file"  # Reading a pipe would wait for ever.
     try:
         content = path.read_bytes()
-        return decode.pixels(content, side) if side else decode.decode(content)
+        return decode.pixels(content, size) if size else decode.decode(content)
     except decode.DecodeError as error:
         return str(error)
     except OSError as error:

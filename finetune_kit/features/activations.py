@@ -117,7 +117,7 @@ class ActivationStore:
         The network runs in inference mode.
 
         Args:
-            pixels: Symbolic input of the network, [b, s, s, 3].
+            pixels: Symbolic input of the network, [b, h, w, 3].
             tensors: Symbolic, [b, …]; whatever leads to them is frozen.
             split: n images.
             views: Augmented views; None is one view, the image as it is.

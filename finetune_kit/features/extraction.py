@@ -19,7 +19,7 @@ def extract(classifier: "Classifier", split: "Split", *, batch_size: int = 64) -
     they are, without augmentation, so the rows are what the head sees at evaluation.
 
     Args:
-        classifier: Its `features` model maps float32 [b, s, s, 3] in [0, 255] to [b, d].
+        classifier: Its `features` model maps float32 [b, h, w, 3] in [0, 255] to [b, d].
         split: n images.
         batch_size: Images a forward pass; it does not change the result.
     """

@@ -44,7 +44,7 @@ def timed(model: "keras.Model", split: "Split") -> tuple[float, float]:
     shortest of several calls has the least of what else the machine does.
 
     Args:
-        model: From images float32 [b, s, s, 3] in [0, 255]; traced here, unless it was before.
+        model: From images float32 [b, h, w, 3] in [0, 255]; traced here, unless it was before.
         split: At least one image, decoded before the clock starts.
     """
     chosen = split.indices[np.arange(MORE * TIMED) % len(split)]

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from finetune_kit import checks
+from finetune_kit.data import sizes
 from finetune_kit.results import files, workdir
 
 
@@ -78,11 +79,11 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[keras.Model, tuple[st
     return model, names
 
 
-def input_side(model: keras.Model) -> int | None:
-    """Returns the side in px to which the model itself resizes, or None if it does not."""
+def input_size(model: keras.Model) -> sizes.Size | None:
+    """Returns the side in px, or (height, width), to which a model resizes; None if it does not."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.Resizing):
-            return int(layer.height)
+            return sizes.canonical((layer.height, layer.width))
     return None
 
 

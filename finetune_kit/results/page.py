@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 
 from finetune_kit import metrics
+from finetune_kit.data import sizes
 from finetune_kit.results import figures, profiles, workdir
 from finetune_kit.results import predictions as predictions_lib
 
@@ -267,7 +268,10 @@ def _embedded(picture: np.ndarray) -> dict[str, Any]:
 
 
 def _settings(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name, number(value)) for name, value in report["config"].items() if value != ""]
+    config = dict(report["config"])
+    if isinstance(config.get("image_size"), list | tuple):
+        config["image_size"] = sizes.shown(config["image_size"])
+    return [(name, number(value)) for name, value in config.items() if value != ""]
 
 
 def _seconds(report: Mapping[str, Any]) -> list[dict[str, Any]]:

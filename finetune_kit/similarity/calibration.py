@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune_kit import metrics
-from finetune_kit.data import arrays, store, types
+from finetune_kit.data import arrays, sizes, store, types
 from finetune_kit.similarity import moments
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def null_quantiles(
 
 def noise(observer: "Observer", known: Mapping[str, moments.Source]) -> float:
     """Returns W of uniform noise in [0, 255], the same images at every call."""
-    shape = (NOISE_IMAGES, observer.side, observer.side, 3)
+    shape = (NOISE_IMAGES, *sizes.shape(observer.size))
     pixels = np.random.default_rng(NOISE_SEED).integers(0, 256, shape, np.uint8)
     order, names = np.arange(NOISE_IMAGES), ("noise",) * NOISE_IMAGES
-    kept = store.PixelStore(arrays.ArrayReader(pixels), observer.side, cache=pixels)
+    kept = store.PixelStore(arrays.ArrayReader(pixels), observer.size, cache=pixels)
     # As a split, noise takes the way of the images, so that no graph is traced for it.
     return moments.distance(observer.observe(types.Split(kept, order, order, names)), known)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finetune_kit.data import sizes
 from finetune_kit.similarity import (
     calibration,
     frechet,
@@ -44,7 +45,7 @@ def measure(
 
     Args:
         backbone: Its BatchNorm layers or its card say what the source was like.
-        split: n images of its side; without an observation, up to `MAX_IMAGES` of them are used.
+        split: n images of its size; without an observation, up to `MAX_IMAGES` of them are used.
         seed: Decides which, and seeds the bootstrap.
         observation: What the backbone sees of exactly these images, if that is known already.
         observer: An observer of this backbone, if there is one already.
@@ -150,7 +151,8 @@ def _shift(
 def _other_size(backbone: "Backbone") -> str:
     if backbone.card is None or backbone.card.image_size == backbone.image_size:
         return ""
+    measured, seen = (sizes.shown(each.image_size) for each in (backbone.card, backbone))
     return (
-        f"The source card was measured at {backbone.card.image_size} px, the images are seen at "
-        f"{backbone.image_size} px: part of the distance is that."
+        f"The source card was measured at {measured} px, the images are seen at {seen} px: part of "
+        "the distance is that."
     )

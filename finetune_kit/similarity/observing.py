@@ -86,12 +86,12 @@ class Observer:
     """A backbone whose depths can be looked at; its graph is traced once for all calls.
 
     Attributes:
-        side: Side in pixels of the images that it takes.
+        size: Side in pixels of the images that it takes, or (height, width).
     """
 
     def __init__(self, backbone: "Backbone") -> None:
         """Adds the pooling to the graph of a backbone, which stays as it is."""
-        self.side = backbone.image_size
+        self.size = backbone.image_size
         self._taps = taps.find_taps(backbone.model, backbone.stages)
         self._stages = tuple(stage.name for stage in backbone.stages)
         outputs = [pool(tap.tensor) for tap in self._taps]

@@ -74,7 +74,7 @@ def photographic(pixels: np.ndarray) -> np.ndarray | None:
     """Returns images whose channels have the mean and deviation of ImageNet's, over all of them.
 
     Args:
-        pixels: float32 [n, s, s, 3] in [0, 255].
+        pixels: float32 [n, h, w, 3] in [0, 255].
 
     Returns:
         float32 of the same shape, hardly outside [0, 255]; None if a channel is constant.
@@ -96,7 +96,7 @@ def unscaled(values: np.ndarray, mode: str) -> np.ndarray:
     """Returns the pixels of which a network's own preprocessing makes `values`.
 
     Args:
-        values: float32 [n, s, s, 3].
+        values: float32 [n, h, w, 3].
         mode: One of `catalogue.PREPROCESSING`.
     """
     # Every preprocessing is a line in each channel, so two of its values say which; in BGR the

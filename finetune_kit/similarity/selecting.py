@@ -79,7 +79,7 @@ def at_random(chosen: np.ndarray, count: int, *, seed: int) -> np.ndarray:
 
 
 def filter_bank(backbone: "Backbone") -> "keras.Model":
-    """Returns the model from pixels float32 [b, s, s, 3] to the maps of the first stages."""
+    """Returns the model from pixels float32 [b, h, w, 3] to the maps of the first stages."""
     import keras
 
     outputs = [stage.output for stage in backbone.stages[:STAGES]]

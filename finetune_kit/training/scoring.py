@@ -69,7 +69,7 @@ class Scorer:
         """Prepares the batches.
 
         Args:
-            model: float32 [b, s, s, 3] in [0, 255] to logits float32 [b, C].
+            model: float32 [b, h, w, 3] in [0, 255] to logits float32 [b, C].
             split: n images.
             batch_size: Images a forward pass; it does not change the result.
             activations: What the model takes in the place of the images.

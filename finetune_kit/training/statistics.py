@@ -1,5 +1,6 @@
 """BatchNorm's running statistics: in short phases, and measured on the target's images."""
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 
 from finetune_kit import data
-from finetune_kit.data import order
+from finetune_kit.data import order, sizes
 from finetune_kit.features import forward
 from finetune_kit.training import views
 
@@ -70,14 +71,14 @@ def re_estimate(classifier: "Classifier", split: "Split", *, seed: int) -> None:
         return y
 
     pixels = views.rewired(model, measured).inputs[0]
-    batch_size = max(1, PIXELS // split.store.size**2)
+    batch_size = max(1, PIXELS // math.prod(sizes.sides(split.store.size)))
     # Neighbours in a folder are of one class; a batch should be like the whole.
     shuffled = split.take(order.epoch_order(len(split), seed=seed, epoch=0))
     batches = data.evaluation_batches(shuffled, batch_size=batch_size)
     values = forward.run(keras.Model(pixels, found), batches)
-    sizes = [min(batch_size, len(split) - start) for start in range(0, len(split), batch_size)]
+    counts = [min(batch_size, len(split) - start) for start in range(0, len(split), batch_size)]
     for key, uses in values.items():
-        pooled = [_pooled(mean, variance, sizes) for mean, variance in uses]
+        pooled = [_pooled(mean, variance, counts) for mean, variance in uses]
         mean, square = (np.mean(part, axis=0) for part in zip(*pooled, strict=True))
         norms[key].moving_mean.assign(mean)
         norms[key].moving_variance.assign(np.maximum(square - mean**2, 0.0))

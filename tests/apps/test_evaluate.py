@@ -155,4 +155,4 @@ def test_a_model_that_does_not_resize_is_given_the_size_of_its_run(tmp_path, pho
     plain = keras.Model(pixels, keras.Sequential(inner.layers[2:])(pixels))
     results.save_model(plain, brightness.CLASSES, run)
     found = evaluate.run(evaluate.Config(model=str(run), split="all"))
-    assert results.input_side(plain) is None and found["scores"]["accuracy"]["value"] == 1.0
+    assert results.input_size(plain) is None and found["scores"]["accuracy"]["value"] == 1.0

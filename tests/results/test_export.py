@@ -12,10 +12,10 @@ import pytest
 from finetune_kit import checks, results
 
 
-def predictor(classes=3):
+def predictor(classes=3, size=(8, 8)):
     keras.utils.set_random_seed(0)
     pixels = keras.Input((None, None, 3))
-    features = keras.layers.Resizing(8, 8, antialias=True)(pixels)
+    features = keras.layers.Resizing(*size, antialias=True)(pixels)
     features = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(features))
     return keras.Model(pixels, keras.layers.Dense(classes, activation="softmax")(features))
 
@@ -61,9 +61,10 @@ def test_the_model_loads_without_this_package(exported, tmp_path) -> None:
     assert done.stdout.strip() == "(1, 3)", done.stderr
 
 
-def test_input_side(exported) -> None:
-    assert results.input_side(exported[1]) == 8
-    assert results.input_side(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])) is None
+def test_input_size(exported) -> None:
+    assert results.input_size(exported[1]) == 8
+    assert results.input_size(predictor(size=(8, 12))) == (8, 12)
+    assert results.input_size(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])) is None
 
 
 def test_names_must_fit_the_model(tmp_path) -> None:

@@ -111,6 +111,12 @@ def test_the_page_says_what_the_report_says() -> None:
         assert expected in words or expected.replace(" ,", ",") in words, expected
 
 
+@pytest.mark.parametrize(("size", "shown"), [(96, "96"), ([96, 128], "96x128")])
+def test_the_size_of_images_is_shown_as_the_flag_takes_it(size, shown) -> None:
+    words = read(page.render(report(config={"image_size": size, "seed": 3}))).words
+    assert f"image_size {shown} seed 3" in words or f"image size {shown} seed 3" in words
+
+
 def test_the_page_needs_nothing_from_elsewhere() -> None:
     found = predictions()
     text = page.render(report(found), found)

@@ -13,10 +13,11 @@ SIDE = 16
 
 
 def split(pixels, labels=None):
-    """Returns a split of images uint8 [n, s, s, 3], which stand in the store in reverse order."""
+    """Returns a split of images uint8 [n, h, w, 3], which stand in the store in reverse order."""
     pixels = np.asarray(pixels, np.uint8)
     labels = np.zeros(len(pixels), np.int64) if labels is None else np.asarray(labels)
-    kept = store.PixelStore(arrays.ArrayReader(pixels[::-1]), pixels.shape[1], cache=pixels[::-1])
+    size, reader = pixels.shape[1:3], arrays.ArrayReader(pixels[::-1])
+    kept = store.PixelStore(reader, size, cache=pixels[::-1])
     order = np.arange(len(pixels))[::-1]
     return data_types.Split(kept, order, labels, tuple(map(str, range(len(pixels)))))
 

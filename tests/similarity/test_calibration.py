@@ -1,11 +1,14 @@
 """The scale from 0 to 1: its ends, the null distribution drawn again, and the same noise always."""
 
+import dataclasses
 import math
 
+import keras
 import numpy as np
 import pytest
 
-from finetune_kit import metrics, similarity
+from finetune_kit import backbones, metrics, similarity
+from finetune_kit.backbones import graphs
 from finetune_kit.similarity import calibration, moments
 from tests.similarity import nets, test_moments
 
@@ -68,11 +71,15 @@ def test_samples_larger_than_half_are_not_drawn() -> None:
     assert list(found) == [10, 25]
 
 
-def test_noise_is_the_same_at_every_call_and_far() -> None:
+@pytest.mark.parametrize("size", [(nets.SIDE, nets.SIDE), (nets.SIDE, 24)])
+def test_noise_is_the_same_at_every_call_and_far(size) -> None:
     backbone = nets.backbone()
+    model = graphs.rebuilt(backbone.model, keras.Input((*size, 3)))
+    stages = backbones.find_stages(model)
+    backbone = dataclasses.replace(backbone, model=model, stages=stages, image_size=size)
     observer, known = similarity.Observer(backbone), moments.sources(backbone)
     first, second = (calibration.noise(observer, known) for _ in range(2))
     assert first == second
-    pixels = np.random.default_rng(5).integers(0, 256, (400, nets.SIDE, nets.SIDE, 3))
+    pixels = np.random.default_rng(5).integers(0, 256, (400, *size, 3))
     other = moments.distance(observer.observe(nets.split(pixels)), known)
     assert first == pytest.approx(other, rel=0.02)

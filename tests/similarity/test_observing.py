@@ -98,7 +98,7 @@ def test_images_can_be_picked_afterwards(backbone) -> None:
 
 def test_an_observer_looks_again_and_again(backbone) -> None:
     observer = similarity.Observer(backbone)
-    assert observer.side == nets.SIDE
+    assert observer.size == nets.SIDE
     for n in (5, 2):
         split = nets.split(nets.images(n, seed=n))
         ours, theirs = observer.observe(split), similarity.observe(backbone, split)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from finetune_kit import backbones, checks, features, strategy, training
+from finetune_kit import backbones, checks, data, features, strategy, training
 from finetune_kit.backbones import types
 from finetune_kit.training import running, statistics
 from tests.training import squares
@@ -106,6 +106,24 @@ def test_several_batches_come_near_to_it(monkeypatch, images, tolerance) -> None
     # The first layer has none before it, so batches of any size give the same.
     for ours, theirs in zip(moments(found)[:2], moments(exact)[:2], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_is_as_large_as_its_pixels_allow_whatever_its_form(monkeypatch) -> None:
+    pixels = keras.Input((8, 12, 3), name="pixels")
+    model = keras.Model(pixels, keras.layers.BatchNormalization()(pixels))
+    backbone = types.Backbone("own", model, backbones.find_stages(model), (8, 12), "none")
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 12, 3))
+    train = data.load(data.Arrays(images, np.arange(20) % 2), image_size=(8, 12)).train
+    taken, batches = [], data.evaluation_batches
+
+    def spy(split, *, batch_size):
+        taken.append(batch_size)
+        return batches(split, batch_size=batch_size)
+
+    monkeypatch.setattr(statistics, "PIXELS", 5 * 8 * 12)
+    monkeypatch.setattr(data, "evaluation_batches", spy)
+    statistics.re_estimate(backbones.attach_head(backbone, 2), train, seed=0)
+    assert taken == [5]
 
 
 def test_a_layer_that_is_used_twice_has_the_moments_of_both_uses() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from apps import flags
 from finetune_kit import console
 from finetune_kit.backbones import catalogue
+from finetune_kit.data import sizes
 from finetune_kit.results import files
 from recipes import settings
 
@@ -30,7 +31,7 @@ class Config:
 
     backbone: str = settings.option("Network; `finetune-kit backbones` lists all.", "bundled")
     backbone_args: str = settings.option("Arguments of the network, as in alpha=0.25.", "")
-    image_size: int = settings.option("Side of the input; 0 is the network's default.", 0, low=0)
+    image_size: sizes.Size = settings.size_option()
     weights: str = settings.option("none, imagenet or a weights file, which may set the width.",
                                    "none")  # fmt: skip
     all: bool = settings.option("Show every layer, not only those that depart.", False)
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
     loading.say_keys(backbone)
     layers = auditing.audit(backbone.model)
     summary = auditing.summarise(layers)
-    _show(f"{backbone.name}, {backbone.image_size} px", layers, summary, config)
+    _show(f"{backbone.name}, {sizes.shown(backbone.image_size)} px", layers, summary, config)
     if config.json:
         found = {
             "backbone": backbone.name,

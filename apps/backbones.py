@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from apps import flags
 from finetune_kit import console
 from finetune_kit.backbones import catalogue
+from finetune_kit.data import sizes
 from recipes import settings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Config:
         choices=catalogue.DENSE_TOPS,
     )
     backbone_args: str = settings.option("Arguments of the network, as in alpha=0.25.", "")
-    image_size: int = settings.option("Side of the input; 0 is the network's default.", 0, low=0)
+    image_size: sizes.Size = settings.size_option()
 
     def __post_init__(self) -> None:
         settings.check_options(self)
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> int:
     if config.dense_top == catalogue.KEPT:
         backbone = backbones.keep_dense(backbone)
     loading.say_keys(backbone)
-    title = f"{backbone.name}, {backbone.image_size} px, weights {backbone.weights}"
+    size = sizes.shown(backbone.image_size)
+    title = f"{backbone.name}, {size} px, weights {backbone.weights}"
     columns = ["stage", "layers", "parameters", "MFLOPs", "output", "first and last layer"]
     console.table(title, columns, stage_rows(backbone))
     return 0

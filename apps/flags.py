@@ -5,7 +5,10 @@ Every command has flags of its own, so that no command shows or accepts another'
 
 import dataclasses
 import difflib
+import functools
+import re
 import textwrap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags
@@ -31,18 +34,21 @@ def define(values: flags.FlagValues, config_class: "type[DataclassInstance]") ->
     Args:
         values: Where the flags go.
         config_class: Its fields have a default of type str, int, float or bool, and the metadata
-            that `recipes.settings.option` gives.
+            that `recipes.settings.option` or `size_option` gives.
     """
     makers = {
         bool: flags.DEFINE_bool,
-        int: flags.DEFINE_integer,
+        int: functools.partial(flags.DEFINE, _WholeNumber()),
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
     }
     for field in dataclasses.fields(config_class):
         choices, text = field.metadata.get("choices"), field.metadata["help"]
+        read = field.metadata.get("parse")
         if choices:
             flags.DEFINE_enum(field.name, field.default, list(choices), text, flag_values=values)
+        elif read:
+            flags.DEFINE(_Parser(read), field.name, field.default, text, flag_values=values)
         else:
             makers[type(field.default)](field.name, field.default, text, flag_values=values)
 
@@ -77,6 +83,34 @@ def parse(
         raise checks.ConfigError(_reason(error)) from error
     fields = {field.name: values[field.name].value for field in dataclasses.fields(config_class)}
     return config_class(**fields), words
+
+
+class _Parser(flags.ArgumentParser):
+    """Reads a flag by a function from text to its value."""
+
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._read = read
+
+    def parse(self, argument: Any) -> Any:
+        """Returns the value of what was typed, or of a default."""
+        return self._read(str(argument))
+
+
+class _WholeNumber(flags.IntegerParser):
+    """Reads whole numbers; says in words what came instead of one."""
+
+    def convert(self, argument: str | int) -> int:
+        """Returns the number.
+
+        Raises:
+            ValueError: There is none, or there are two, as of an image that is no square.
+        """
+        try:
+            return int(super().convert(argument))
+        except ValueError as error:
+            side = ", the side of a square" if re.fullmatch(r"\d+x\d+", str(argument)) else ""
+            raise ValueError(f"one whole number is needed{side}. Received: {argument!r}") from error
 
 
 class HelpRequested(Exception):
@@ -132,5 +166,6 @@ def as_words(config: Any) -> list[str]:
             if isinstance(value, bool):
                 words.append(f"--{field.name}" if value else f"--no{field.name}")
             else:
-                words.append(f"--{field.name}={value}")
+                write = field.metadata.get("write", str)
+                words.append(f"--{field.name}={write(value)}")
     return words

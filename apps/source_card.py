@@ -19,7 +19,7 @@ import numpy as np
 from apps import flags
 from finetune_kit import checks, console, data
 from finetune_kit.backbones import catalogue
-from finetune_kit.data import audit, folder, listing, store, types
+from finetune_kit.data import audit, folder, listing, sizes, store, types
 from recipes import settings
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ class Config:
         choices=("", *catalogue.PREPROCESSING),
     )  # fmt: skip
     backbone_args: str = settings.option("Arguments of the network, as in alpha=0.25.", "")
-    image_size: int = settings.option(
-        "Side of the input in pixels; 0 is the network's default.", 0, low=0
-    )
+    image_size: sizes.Size = settings.size_option()
     seed: int = settings.option("Decides who is in the sample and in its halves.", 0, low=0)
     overwrite: bool = settings.option("Replace a file that is there.", False)
 
@@ -165,7 +163,7 @@ def describe(config: Config, backbone: "Backbone", sample: "Sample") -> "SourceC
     )
 
 
-def _sample(config: Config, size: int) -> Sample:
+def _sample(config: Config, size: sizes.Size) -> Sample:
     with console.progress("Decoding") as bar:
         if _is_flat(config.data):
             sample = _unlabelled(config, size, bar.advance)
@@ -200,7 +198,7 @@ def _is_flat(source: str) -> bool:
     return not any(x.is_dir() and not x.name.startswith(".") for x in os.scandir(source))
 
 
-def _unlabelled(config: Config, size: int, progress: Callable[[int], None]) -> Sample:
+def _unlabelled(config: Config, size: sizes.Size, progress: Callable[[int], None]) -> Sample:
     names = [x.name for x in os.scandir(config.data) if x.name.lower().endswith(folder.SUFFIXES)]
     listed = len(names)
     order = np.random.default_rng(config.seed).permutation(listed)

@@ -210,13 +210,13 @@ def _race(
 
 
 def _resolution(loaded: "loading.Loaded[C]") -> str:
-    side, original = loaded.images.image_size, loaded.images.audit.median_side
-    if original <= side:
-        return f"{side} px; the originals have {original} px: more pixels would be invented"
-    return (
-        f"{side} px; the originals have {original} px: --image_size={2 * side} may gain accuracy "
-        "at four times the work"
-    )
+    used, original = loaded.images.image_size, loaded.images.audit.median_side
+    height, width = data.sizes.sides(used)
+    has = f"{data.sizes.shown(used)} px; the originals have {original} px"
+    if original <= min(height, width):
+        return f"{has}: more pixels would be invented"
+    larger = data.sizes.shown((2 * height, 2 * width))
+    return f"{has}: --image_size={larger} may gain accuracy at four times the work"
 
 
 def _scores(fit: "TaskFit") -> list[str]:

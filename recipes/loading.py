@@ -139,7 +139,7 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
 
 
 def _resolve(
-    config: C, parameters: int, images: "ImageData", size: int
+    config: C, parameters: int, images: "ImageData", size: data.sizes.Size
 ) -> tuple[C, dict[str, str]]:
     """Returns the settings with every automatic value chosen, and why."""
     chosen: dict[str, Any] = {"image_size": size}

@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune_kit import checks, data, strategy
 from finetune_kit.backbones import catalogue, kinds
+from finetune_kit.data import sizes
 from finetune_kit.strategy import candidates, phases, schedules
 from finetune_kit.training import options, presets
 
@@ -44,12 +45,26 @@ def option(
     )
 
 
+def size_option() -> Any:
+    """Returns a field for the size of the images, a `Size`, that a flag reads and writes as 96x128.
+
+    Where images have to be square, an `option` for their side takes its place.
+    """
+    text = "Side of the input in pixels, or HEIGHTxWIDTH, as 96x128; 0 is the network's default."
+    rule = {"help": text, "choices": None, "low": 0, "high": None}
+    return dataclasses.field(
+        default=0, metadata={**rule, "parse": sizes.parse, "write": sizes.shown}
+    )
+
+
 def check_options(config: Any) -> None:
-    """Raises `ConfigError` unless every field made by `option` has a value that is allowed."""
+    """Raises `ConfigError` unless every field that an option made has a value that is allowed."""
     for field in dataclasses.fields(config):
         value, rule = getattr(config, field.name), field.metadata
         if rule.get("choices"):
             checks.one_of(field.name, value, rule["choices"])
+        if rule.get("parse"):
+            value = min(sizes.sides(value))
         if rule.get("low") is not None or rule.get("high") is not None:
             low, high = rule.get("low"), rule.get("high")
             checks.in_range(
@@ -134,7 +149,7 @@ class Source:
     source_card: str = option(
         "What `finetune-kit source-card` wrote for the network; empty is the bundled card.", ""
     )
-    image_size: int = option("Side of the input in pixels; 0 is the network's default.", 0, low=0)
+    image_size: sizes.Size = size_option()
     head_stages: int = option("Last stages whose features the head sees; 0 is all.", 1, low=0)
     batch_norm_statistics: str = option(
         "Moving statistics of BatchNorm: the weights' own, or measured anew on the images.",

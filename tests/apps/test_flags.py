@@ -15,6 +15,7 @@ from PIL import Image
 
 from apps import benchmark, finetune, flags, main
 from finetune_kit import checks
+from finetune_kit.data import sizes
 from recipes import settings
 
 pytestmark = pytest.mark.usefixtures("untouched_process")
@@ -184,7 +185,8 @@ def test_a_flag_reaches_its_field_and_no_other(command, fill) -> None:
 def test_fields_have_the_type_of_their_default_and_a_sentence_of_help(command) -> None:
     hints = typing.get_type_hints(CONFIGS[command])
     for field in dataclasses.fields(CONFIGS[command]):
-        assert hints[field.name] is type(field.default), field.name
+        is_size = "parse" in field.metadata
+        assert hints[field.name] == (sizes.Size if is_size else type(field.default)), field.name
         assert field.metadata["help"].endswith("."), field.name
 
 
@@ -205,6 +207,35 @@ def test_values_out_of_range_are_refused(command, fill) -> None:
                 dataclasses.replace(parse(words, command), **{field.name: "xyzzy"})
     numbers = [f for f in dataclasses.fields(CONFIGS[command]) if f.metadata["low"] is not None]
     assert refused >= len(numbers)
+
+
+sized = pytest.mark.parametrize("command", [
+    words for words, config in CONFIGS.items()
+    if "image_size" in {field.name for field in dataclasses.fields(config)}
+])  # fmt: skip
+
+
+@sized
+def test_images_have_a_side_or_a_height_and_a_width(command, fill) -> None:
+    words = needed(command, fill)
+    if command.split()[0] in ("pretrain", "benchmark") and command != "benchmark cell":
+        wanted = "^flag --image_size=96x128: one whole number is needed, the side of a square. Rec"
+        with pytest.raises(checks.ConfigError, match=wanted):
+            parse([*words, "--image_size=96x128"], command)
+        return
+    config = parse([*words, "--image_size=96x128"], command)
+    assert config.image_size == (96, 128)
+    assert "--image_size=96x128" in flags.as_words(config)
+    assert parse(flags.as_words(config), command) == config
+    square = parse([*words, "--image_size=96"], command)
+    assert parse([*words, "--image_size=96x96"], command) == square and square.image_size == 96
+    refused = {"96x": "look like 96, or like 96x128", "96x0": "each at least 1"}
+    if hasattr(config, "backbone"):  # where it is no flag, it is known later
+        refused["31x96"] = "at least 32 px. Received: image_size=.31, 96"
+        refused["96x31"] = "at least 32 px. Received: image_size=.96, 31"
+    for text, reason in refused.items():
+        with pytest.raises(checks.ConfigError, match=reason):
+            parse([*words, f"--image_size={text}"], command)
 
 
 @every_command

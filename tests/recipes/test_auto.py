@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -113,6 +114,20 @@ def test_looking_leaves_the_backbone_as_it_was(loaded) -> None:
     assert found.costs.forward > 0
     assert sum(found.costs.shares) == pytest.approx(1.0)
     json.dumps(found.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "said"),
+    [
+        (32, 32, "32 px; the originals have 32 px: more pixels would be invented"),
+        (32, 33, "32 px; the originals have 33 px: --image_size=64 may gain accuracy at four "),
+        ((48, 32), 32, "48x32 px; the originals have 32 px: more pixels would be invented"),
+        ((32, 48), 40, "32x48 px; the originals have 40 px: --image_size=64x96 may gain acc"),
+    ],
+)
+def test_more_pixels_are_proposed_where_the_originals_have_them(size, side, said) -> None:
+    images = types.SimpleNamespace(image_size=size, audit=types.SimpleNamespace(median_side=side))
+    assert advising._resolution(types.SimpleNamespace(images=images)).startswith(said)
 
 
 def test_a_sample_keeps_the_shares_of_the_classes() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apps import evaluate
+from apps import evaluate, predict
 from apps.finetune import RECIPES
 from finetune_kit import checks, console, training
 from recipes import jobs, looking, probe_then_finetune
@@ -241,12 +241,44 @@ def test_a_bad_file_is_left_out_and_named(tmp_path) -> None:
     assert sum(report.data["images"].values()) == 119
 
 
+def test_a_run_on_images_that_are_not_square_and_what_becomes_of_it(photos, tmp_path) -> None:
+    size, workdir = (32, 48), tmp_path / "run"
+    quick = {"augment": "strong", "epochs": 1, "plan": "last_stage", "tensorboard": False}
+    method, config = configure("auto", photos, workdir, image_size=size, **quick)
+    report = method.run(config)
+    saved = json.loads((workdir / "report.json").read_text())
+    for part in ("config", "data", "backbone"):
+        assert saved[part]["image_size"] == list(size)
+    assert any("measured at 32 px, the images are seen at 32x48 px" in x for x in report.notes)
+    assert '"32x48 px"' in json.dumps(saved["advice"]["plan"])
+
+    found = evaluate.run(evaluate.Config(model=str(workdir)))
+    for name in ("accuracy", "log_loss"):
+        value = found["scores"][name]["value"]
+        assert value == pytest.approx(report.scores["test"][name].value, abs=1e-3)
+
+    paths = sorted(pathlib.Path(photos).glob("*/0*.png"))[:6]
+    model = keras.saving.load_model(workdir / "model.keras")
+    # Of another form than the network's: model and decoder both have to squeeze them.
+    given = [np.asarray(Image.open(path).resize((40, 70))) for path in paths]
+    for number, pixels in enumerate(given):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    expected = model.predict(np.stack(given).astype(np.float32), verbose=0)
+    words = [*(str(tmp_path / f"{n}.png") for n in range(6)), f"--output={tmp_path / 'out.jsonl'}"]
+    assert predict.main([f"--model={workdir}", *words]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose([row["probability"] for row in rows], expected.max(1), atol=0.02)
+
+
 def test_settings_are_checked_before_anything_is_loaded(photos, tmp_path) -> None:
     made = {"data": photos, "workdir": str(tmp_path)}
     for values, words in (
         ({"epochs": -1}, "epochs must lie in"),
         ({"optimizer": "adamm"}, "Did you mean 'adam'"),
         ({"image_size": 16}, "at least 32 px"),
+        ({"image_size": (48, 16)}, r"at least 32 px. Received: image_size=\(48, 16\)"),
+        ({"image_size": (32, 48, 3)}, "a side in pixels, or .height, width"),
+        ({"image_size": (32, 160)}, "32 to 128 px. Received: image_size=.32, 160"),
         ({"backbone_args": "alpha"}, "must look like alpha=0.25"),
         ({"data": ""}, "--data is needed"),
         ({"workdir": ""}, "--workdir is needed"),

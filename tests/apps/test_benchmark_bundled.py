@@ -1,7 +1,10 @@
 """The suite that finds out which source images make the best bundled network."""
 
+import shlex
+
 import pytest
 
+from apps import flags, pretrain_arrays
 from apps import main as apps_main
 from apps.benchmarks import bundled, bundled_page, records
 from finetune_kit import checks
@@ -57,7 +60,11 @@ def test_what_is_missing_is_trained_and_judged(squares, tmp_path, monkeypatch, c
     monkeypatch.setattr(
         bundled,
         "MIXTURES",
-        {"source": (False, "", 0.0), "source, fractals": (False, "fractals:2x8", 0.3)},
+        {
+            "source": bundled.Mixture(),
+            "source, fractals": bundled.Mixture(fractals=True, rotation=0.3),
+            "fractals": bundled.Mixture(alone=True),
+        },
     )
     rows, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
     words = [f"--source={source}", f"--data_root={sets}", "--images_shown=40", "--per_class=3",
@@ -84,6 +91,38 @@ def test_what_is_missing_is_trained_and_judged(squares, tmp_path, monkeypatch, c
     assert {k: again[-1][k] for k in ("mixture", "data", "recipe", "accuracy")} == {
         k: found[-1][k] for k in ("mixture", "data", "recipe", "accuracy")
     }
+
+
+def test_another_machine_trains_what_is_judged_here(squares, tmp_path, monkeypatch, capsys) -> None:
+    sets, source = squares
+    turned = bundled.Mixture(fractals=True, rotation=0.2, augment="medium")
+    monkeypatch.setattr(bundled, "FRACTALS", "fractals:2x8")
+    monkeypatch.setattr(bundled, "BATCH_SIZE", 8)
+    monkeypatch.setattr(
+        bundled, "MIXTURES", {"source": bundled.Mixture(), "source, turned": turned}
+    )
+    there, rows, page = tmp_path / "there", tmp_path / "rows.jsonl", tmp_path / "page.md"
+    words = [f"--source={source}", f"--data_root={sets}", "--sets=near", "--images_shown=80",
+             "--per_class=3", f"--elsewhere={there}", f"--rows={rows}",
+             f"--output={page}"]  # fmt: skip
+    assert apps_main.run(["benchmark", "bundled", *words]) == 0
+    assert not rows.exists() and not page.exists()
+    assert f"run in a copy of {there}" in capsys.readouterr().out
+    monkeypatch.chdir(there)
+    script = [shlex.split(line) for line in (there / "train.sh").read_text().splitlines()]
+    assert script[:2] == [["set", "-e"], ["export", "KERAS_BACKEND=jax"]]
+    for command, classes, share in zip(script[2:], (3, 5), (0.0, 0.2), strict=True):
+        assert command[:2] == ["finetune-kit", "pretrain-arrays"]
+        found = flags.parse(command[2:], pretrain_arrays.Config, command="pretrain-arrays")[0]
+        labels = pretrain_arrays.read(found.arrays)[1]
+        assert labels.max() + 1 == classes and found.rotation == share
+        assert found.epochs == max(1, round(80 / len(labels))) and found.batch_size == 8
+        assert apps_main.run(command[1:]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert apps_main.run(["benchmark", "bundled", *words, f"--workdir={tmp_path / 'work'}"]) == 0
+    judged_by = [(r["mixture"], r["recipe"]) for r in records.load_lines(rows) if "recipe" in r]
+    assert judged_by == [(m, r) for m in ("source", "source, turned") for r in bundled.RECIPES]
+    assert cells(page.read_text("utf-8"), "source, turned")[1] == "–"
 
 
 def test_a_network_is_not_judged_by_photos_that_it_has_seen(squares) -> None:

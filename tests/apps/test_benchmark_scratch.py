@@ -10,8 +10,9 @@ from tests.recipes import coloured
 MACHINE = {"machine": "m", "versions": {"python": "3"}}
 
 
-def row(kind, recipe, data, seed, accuracy, *, rate=0.0, per_class=5):
+def row(kind, recipe, data, seed, accuracy, *, rate=1e-3, per_class=5, weights="a1"):
     return {"kind": kind, "recipe": recipe, "data": data, "seed": seed, "accuracy": accuracy,
+            "weights": "" if recipe == scratch.SCRATCH else weights,
             "rate": rate, "per_class": per_class, **MACHINE}  # fmt: skip
 
 
@@ -23,11 +24,17 @@ def test_the_rate_is_the_best_on_average_of_each_number_of_labels() -> None:
             (20, 1e-3, "a", 0.4), (20, 3e-3, "a", 0.3),
         ]
     ]  # fmt: skip
-    assert scratch.chosen(found) == {5: 3e-3, 20: 1e-3}
+    found.append(row("tuning", scratch.BUNDLED, "a", 0, 0.1, rate=3e-4))
+    assert scratch.chosen(found) == {
+        (scratch.SCRATCH, 5): 3e-3, (scratch.SCRATCH, 20): 1e-3, (scratch.BUNDLED, 5): 3e-4
+    }  # fmt: skip
 
 
 def test_differences_are_paired_by_draw() -> None:
-    rows = [row("tuning", scratch.SCRATCH, "a", 0, 0.5, rate=3e-3)]
+    rows = [row("tuning", recipe, "a", 0, 0.5, rate=rate)
+            for recipe, rate in [(scratch.SCRATCH, 3e-3), (scratch.BUNDLED, 3e-4)]]  # fmt: skip
+    # Of weights that came before.
+    rows.insert(1, row("run", scratch.BUNDLED, "a", 0, 0.0, weights="old"))
     for data, scratched, tuned in [("a", (0.2, 0.4), (0.5, 0.8)), ("b", (0.6, 0.6), (0.5, 0.5))]:
         for seed in (0, 1):
             rows.append(row("run", scratch.SCRATCH, data, seed, scratched[seed], rate=3e-3))
@@ -38,7 +45,7 @@ def test_differences_are_paired_by_draw() -> None:
     # 30 and 40 points; Student's quantile for one degree is 12.7.
     assert cells == ["a", "30.0", "65.0", "+35.0 [−28.5, +98.5]"]
     assert "Ahead on 1 of 2 sets, by 12.5 points on average." in text
-    assert "rate from scratch 0.003" in text
+    assert "rates 0.003 and 0.0003:" in text
     assert scratch.section(rows[:1]) == ""
 
 
@@ -52,11 +59,15 @@ def test_what_is_missing_is_measured(tmp_path, monkeypatch) -> None:
              f"--output={page}", f"--workdir={tmp_path / 'work'}"]  # fmt: skip
     assert apps_main.run(["benchmark", "scratch", *words]) == 0
     found = records.load_lines(rows)
-    assert [r["kind"] for r in found] == ["tuning"] * 4 + ["run"] * 8
+    assert [r["kind"] for r in found] == ["tuning"] * 8 + ["run"] * 8
     runs = {(r["data"], r["seed"], r["recipe"]): r for r in found if r["kind"] == "run"}
     assert len(runs) == 8 and {data for data, _, _ in runs} == {"near", scratch.DIGITS}
-    best = scratch.chosen(found)[3]
-    assert {r["rate"] for r in runs.values()} == {0.0, best}
+    best = scratch.chosen(found)
+    assert {(r["recipe"], r["rate"]) for r in runs.values()} == {
+        (recipe, best[recipe, 3]) for recipe in scratch.RECIPES
+    }
+    (made,) = {r["weights"] for r in found if r["recipe"] == scratch.BUNDLED}
+    assert len(made) == 8
     assert "## Against training from scratch" in page.read_text("utf-8")
     assert apps_main.run(["benchmark", "scratch", *words]) == 0
     assert records.load_lines(rows) == found

@@ -14,6 +14,7 @@ import pytest
 from apps import main, pretrain, pretrain_arrays
 from finetune_kit import backbones, checks
 from finetune_kit.backbones import card
+from finetune_kit.training import on_arrays
 from tests.recipes import coloured
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -63,6 +64,37 @@ def test_weights_from_elsewhere_get_exact_statistics_and_a_card(source, tmp_path
     np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-3, atol=1e-6)
     assert found.accuracy["value"] > 0.7 and "--weights=net.weights.h5" in found.recipe["command"]
     assert "of mine" not in json.dumps(found.recipe)
+
+
+def test_an_interrupted_run_goes_on_with_its_own_flags_alone(
+    source, tmp_path, monkeypatch, capsys
+) -> None:
+    output = tmp_path / "net.weights.h5"
+    backup = tmp_path / "net.weights.h5.backup"
+    monkeypatch.setattr(on_arrays, "BACKUP_SECONDS", 0.0)
+
+    def stopped(model, folder, epochs):
+        kept(model, folder, epochs)
+        if epochs == 2:
+            raise KeyboardInterrupt
+
+    kept = on_arrays._back_up
+    with monkeypatch.context() as patch:
+        patch.setattr(on_arrays, "_back_up", stopped)
+        assert main.run(words_of(source[1], output)) == 130
+    assert [path.name for path in backup.glob("epoch*")] == ["epoch-00002.weights.h5"]
+    assert main.run(words_of(source[1], output)) == 2
+    assert main.run([*words_of(source[1], output), "--resume", "--seed=1"]) == 2
+    assert not output.exists()
+    assert main.run([*words_of(source[1], output), "--resume"]) == 0
+    assert output.is_file() and not backup.exists()
+    lines = capsys.readouterr().err
+    assert "--resume goes on with it" in lines and "Received: other seed." in lines
+    whole = tmp_path / "whole.weights.h5"
+    assert main.run(words_of(source[1], whole)) == 0
+    one, other = (backbones.load("bundled", weights=str(path)).model for path in (output, whole))
+    for resumed, straight in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_allclose(np.array(resumed), np.array(straight), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.skipif(not HAS_JAX, reason="needs jax")

@@ -186,9 +186,9 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
         [
             "## Against training from scratch",
             f"The same architecture on the same images for {EPOCHS} epochs: from random weights "
-            f"(`{SCRATCH}`), and from the bundled ones (`{BUNDLED}`), each at the rate that is "
-            "best on development images. Accuracy in per cent on the test images; the difference is "
-            "paired by draw, with Student's 95 % interval.",
+            f"(`{SCRATCH}`), and from the bundled ones (`{BUNDLED}`), each at its own rate, the "
+            "best on development images. Accuracy in per cent on the test images; the difference "
+            "is paired by draw, with Student's 95 % interval.",
             *parts,
             markdown.machines(lines),
         ]

@@ -94,6 +94,36 @@ def load_torch(
     return keys.assign(model, {**values, **rest}, place, source_names=called)
 
 
+def torch_head(
+    report: keys.KeyReport, tensors: Mapping[str, np.ndarray], width: int
+) -> keras.Model | None:
+    """Returns the head of a state dict, from a map [b, h, w, c] to logits; None if it has another.
+
+    It has one that is known where all that the network leaves unused is one dense layer on its map,
+    which torchvision's and timm's networks average first.
+
+    Args:
+        report: What `load_torch` returned.
+        tensors: What `read_safetensors` returned.
+        width: Channels of the network's map, c.
+    """
+    kernels = [name for name in report.unused if tensors[name].ndim == 2]
+    stem = kernels[0].removesuffix(".weight") if kernels else ""
+    bias = f"{stem}.bias"
+    if set(report.unused) - {bias} != {f"{stem}.weight"} or tensors[kernels[0]].shape[1] != width:
+        return None
+    kernel = tensors[kernels[0]].T
+    given = [kernel, tensors[bias]] if bias in tensors else [kernel]
+    dense = keras.layers.Dense(
+        kernel.shape[1], use_bias=len(given) == 2, dtype="float32", name="predictions"
+    )
+    maps = keras.Input((None, None, width), dtype="float32")
+    pooled = keras.layers.GlobalAveragePooling2D(dtype="float32")(maps)
+    head = keras.Model(maps, dense(pooled))
+    dense.set_weights(given)
+    return head
+
+
 def _in_keras_layout(layer: Any, tensor: np.ndarray) -> np.ndarray:
     """Returns a tensor of torch in Keras' order of axes.
 

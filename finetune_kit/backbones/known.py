@@ -47,6 +47,7 @@ class Made:
     source_classes: int | None = None
     report: keys.KeyReport | None = None
     preprocessing: str = ""
+    head: keras.Model | None = None
 
 
 def make(name: str, size: int, source: str, arguments: dict[str, Any]) -> Made:
@@ -148,7 +149,8 @@ def _of_torch(name: str, size: int, source: str, arguments: dict[str, Any]) -> M
     entry = dataclasses.replace(catalogue.entry(name), preprocessing=form.preprocessing)
     model = torch_forms.as_torch(_construct(entry, size, given, None), form)
     report = foreign.load_torch(model, form, tensors)
-    return Made(model, source, given, report=report, preprocessing=form.preprocessing)
+    head = foreign.torch_head(report, tensors, model.output_shape[-1])
+    return Made(model, source, given, report=report, preprocessing=form.preprocessing, head=head)
 
 
 def _candidates(

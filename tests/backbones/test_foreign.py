@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from finetune_kit import backbones, checks
-from finetune_kit.backbones import foreign, keys, torch_forms
+from finetune_kit.backbones import foreign, keys, source_head, torch_forms
 from tests.backbones import torch_reference
 
 save_file = pytest.importorskip("safetensors.numpy").save_file
@@ -66,6 +66,35 @@ def test_a_state_dict_of_torch_computes_what_torch_does(tmp_path, name, size) ->
     assert (report.missing, report.mismatched, report.share) == ((), (), 1.0)
     head = {k for k in net.state if k.startswith(("classifier", "fc"))}
     assert set(report.unused) == head and len(head) == 2
+
+
+def test_a_dense_head_beside_the_body_is_the_source_head(tmp_path) -> None:
+    net = torch_reference.Torch(1)
+    maps = torch_reference.resnet50(net, images(33))
+    path = written(tmp_path / "net.safetensors", net.state)
+    backbone = backbones.load("resnet50", image_size=33, weights=path)
+    expected = maps.mean(axis=(2, 3)) @ net.state["fc.weight"].T + net.state["fc.bias"]
+    head, reason = source_head.find(backbone)
+    assert reason == "" and backbone.source_classes == expected.shape[1]
+    given = head(backbone.model(images(33)))
+    np.testing.assert_allclose(given, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fc.weight": np.zeros((7, 99), np.float32)},  # on another map
+        {"fc2.weight": np.zeros((7, 7), np.float32)},  # two layers
+        {"norm.weight": np.ones(2048, np.float32)},  # it normalises first
+    ],
+)
+def test_another_head_is_left_alone(changes) -> None:
+    tensors = {"fc.weight": np.zeros((7, 2048), np.float32), "fc.bias": np.zeros(7, np.float32)}
+    report = keys.KeyReport((), unused=tuple(tensors))
+    assert foreign.torch_head(report, tensors, 2048).output_shape == (None, 7)
+    report = keys.KeyReport((), unused=tuple(tensors | changes))
+    assert foreign.torch_head(report, tensors | changes, 2048) is None
+    assert foreign.torch_head(keys.KeyReport(()), {}, 2048) is None
 
 
 def test_the_same_weights_compute_something_else_under_keras_conventions(quarter) -> None:

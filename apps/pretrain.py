@@ -8,6 +8,7 @@ of another network, `<workdir>/backbone` holds what --weights and --source_card 
 """
 
 import dataclasses
+import json
 import pathlib
 import shlex
 import sys
@@ -283,7 +284,10 @@ def _recipe(config: Config) -> dict[str, Any]:
         f"--weights={name}" if word == f"--weights={config.weights}" else word
         for word in flags.as_words(kept)
     ]
-    return {"command": shlex.join(["finetune-kit", "pretrain", *words]), **made, "weights": name}
+    beside = pretrain_arrays.record(config.weights)
+    trained = {"trained": json.loads(beside.read_text("utf-8"))} if beside.is_file() else {}
+    command = shlex.join(["finetune-kit", "pretrain", *words])
+    return {"command": command, **made, "weights": name, **trained}
 
 
 def _identity(config: Config, images: "ImageData") -> dict[str, Any]:

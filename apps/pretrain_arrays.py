@@ -5,12 +5,14 @@ KERAS_BACKEND=jax finetune-kit pretrain-arrays --arrays=source.npz --output=net.
 finetune-kit pretrain --data=tfds:cifar10 --weights=net.weights.h5 --workdir=runs/pretrain
 
 The first writes the images, the last measures BatchNorm's statistics and writes the source card.
-An interrupted run goes on with --resume.
+An interrupted run goes on with --resume. Beside the weights, net.json says how they were trained;
+the card tells it.
 """
 
 import dataclasses
 import json
 import pathlib
+import shlex
 import shutil
 import sys
 import zipfile
@@ -135,7 +137,29 @@ def run(config: Config) -> None:
             ),
         )  # fmt: skip
     backbone.save_weights(config.output)
+    record(config.output).write_text(json.dumps(_made(config, len(labels)), indent=1), "utf-8")
     shutil.rmtree(config.backup)
+
+
+def record(weights: str) -> pathlib.Path:
+    """Returns the file beside weights that says how they were trained."""
+    return pathlib.Path(weights.removesuffix(SUFFIX) + ".json")
+
+
+def _made(config: Config, images: int) -> dict[str, Any]:
+    """Returns the command, without places of one machine, and what it ran on."""
+    import keras
+
+    named = dataclasses.replace(
+        config, arrays=pathlib.Path(config.arrays).name, output=pathlib.Path(config.output).name,
+        resume=False,
+    )  # fmt: skip
+    return {
+        "command": shlex.join(["finetune-kit", "pretrain-arrays", *flags.as_words(named)]),
+        "images": images,
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
+    }
 
 
 def _claim(config: Config, images: np.ndarray, labels: np.ndarray) -> None:

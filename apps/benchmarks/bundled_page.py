@@ -37,9 +37,23 @@ def _made(card: "SourceCard") -> list[str]:
     low, high = card.accuracy["low"], card.accuracy["high"]
     return [
         f"Trained on {card.trained_on} by",
-        f"    {card.recipe['command']}",
+        *_commands(card.recipe),
         f"It recognises {card.accuracy['value']:.1%} [{low:.1%}, {high:.1%}] of the "
         f"{card.accuracy['n']:,} test images. Terms of the source images: {card.terms}",
+    ]
+
+
+def _commands(recipe: Mapping[str, Any]) -> list[str]:
+    """Returns what was called, of weights that were trained on arrays also the steps before."""
+    if "trained" not in recipe:
+        return [f"    {recipe['command']}"]
+    trained = recipe["trained"]
+    arrays = trained["command"].partition("--arrays=")[2].split()[0]
+    also = f"--also={recipe['also']} " if recipe["also"] else ""
+    return [
+        f"    finetune-kit pretrain --data={recipe['data']} {also}--arrays={arrays}\n"
+        f"    KERAS_BACKEND={trained['backend']} {trained['command']}\n"
+        f"    {recipe['command']}",
     ]
 
 

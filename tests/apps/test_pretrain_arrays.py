@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from apps import main, pretrain, pretrain_arrays
+from apps.benchmarks import bundled_page
 from finetune_kit import backbones, checks
 from finetune_kit.backbones import card
 from finetune_kit.training import on_arrays
@@ -64,6 +65,15 @@ def test_weights_from_elsewhere_get_exact_statistics_and_a_card(source, tmp_path
     np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-3, atol=1e-6)
     assert found.accuracy["value"] > 0.7 and "--weights=net.weights.h5" in found.recipe["command"]
     assert "of mine" not in json.dumps(found.recipe)
+    text = bundled_page.page([], found)
+    steps = [line.split() for line in text.splitlines() if line.startswith("    ")]
+    assert [" ".join(step[:2]) for step in steps] == [
+        "finetune-kit pretrain", "KERAS_BACKEND=tensorflow finetune-kit", "finetune-kit pretrain"
+    ]  # fmt: skip
+    assert "--arrays=source.npz" in steps[0] and "--also" not in text
+    assert steps[1][2:] == ["pretrain-arrays", "--arrays=source.npz",
+                            "--output=net.weights.h5", "--epochs=3", "--batch_size=16"]  # fmt: skip
+    assert "--weights=net.weights.h5" in steps[2]
 
 
 def test_an_interrupted_run_goes_on_with_its_own_flags_alone(

@@ -24,10 +24,10 @@ from finetune_kit.backbones import catalogue
 from finetune_kit.strategy import candidates
 from recipes import settings
 
-RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS = 100  # of both: three times what fine-tuning takes, since random weights need them
 SCRATCH, BUNDLED = "from_scratch", "probe_then_finetune"
-RECIPES = (SCRATCH, BUNDLED)
+# Of the bundled network, the default of its size and that of the bold plans.
+RATES = {SCRATCH: (3e-4, 1e-3, 3e-3), BUNDLED: (3e-4, 1e-3)}
 DIGITS = "digits"  # written from scikit-learn, beside the sets of the folder
 
 
@@ -104,10 +104,10 @@ def chosen(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
 
 
 def _tuning(config: Config) -> Iterator[dict[str, Any]]:
-    for recipe in RECIPES:
+    for recipe, rates in RATES.items():
         for number in bundled.numbers(config.per_class):
             for name in config.names:
-                for rate in RATES:
+                for rate in rates:
                     yield _run(config, "tuning", recipe, name, number, 0, rate)
 
 
@@ -115,7 +115,7 @@ def _runs(config: Config, rates: Mapping[tuple[str, int], float]) -> Iterator[di
     for seed in range(config.seeds):
         for number in bundled.numbers(config.per_class):
             for name in config.names:
-                for recipe in RECIPES:
+                for recipe in RATES:
                     yield _run(config, "run", recipe, name, number, seed, rates[recipe, number])
 
 
@@ -179,7 +179,7 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for number in sorted({run["per_class"] for run in runs}):
         own = [run for run in runs if run["per_class"] == number]
-        scratch, tuned = (rates[recipe, number] for recipe in RECIPES)
+        scratch, tuned = (rates[recipe, number] for recipe in RATES)
         parts += [f"{number} labelled images a class; rates {scratch:g} and {tuned:g}:",
                   *_table(own)]  # fmt: skip
     if not parts:

@@ -53,7 +53,9 @@ def test_differences_are_paired_by_draw() -> None:
 def test_what_is_missing_is_measured(tmp_path, monkeypatch) -> None:
     coloured.write(tmp_path / "sets" / "near")
     monkeypatch.setattr(scratch, "EPOCHS", 1)
-    monkeypatch.setattr(scratch, "RATES", (1e-3, 3e-3))
+    monkeypatch.setattr(
+        scratch, "RATES", {scratch.SCRATCH: (1e-3, 3e-3), scratch.BUNDLED: (3e-4, 1e-3)}
+    )
     rows, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
     words = [f"--data_root={tmp_path / 'sets'}", "--per_class=3", "--seeds=2", f"--rows={rows}",
              f"--output={page}", f"--workdir={tmp_path / 'work'}"]  # fmt: skip
@@ -64,7 +66,7 @@ def test_what_is_missing_is_measured(tmp_path, monkeypatch) -> None:
     assert len(runs) == 8 and {data for data, _, _ in runs} == {"near", scratch.DIGITS}
     best = scratch.chosen(found)
     assert {(r["recipe"], r["rate"]) for r in runs.values()} == {
-        (recipe, best[recipe, 3]) for recipe in scratch.RECIPES
+        (recipe, best[recipe, 3]) for recipe in scratch.RATES
     }
     (made,) = {r["weights"] for r in found if r["recipe"] == scratch.BUNDLED}
     assert len(made) == 8

@@ -1,5 +1,7 @@
 """The solved head against the optimality condition, scikit-learn and the Dense layer."""
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -122,6 +124,23 @@ def test_the_expected_time_grows_with_values_and_classes_and_falls_with_the_fold
         heads.expected_seconds(n, 100, 5) - heads.SECONDS_AT_LEAST for n in (many, many + 1)
     )
     assert below > 4 * above
+
+
+def test_a_large_problem_chooses_by_a_part_of_every_class_and_solves_with_all(monkeypatch) -> None:
+    rows, labels = _clouds()
+    monkeypatch.setattr(heads, "LARGE_VALUES", rows.size * 4 - 1)
+    monkeypatch.setattr(heads, "SAMPLE_VALUES", rows.size * 4 // 3)
+    found = features.solve_head(rows, labels, num_classes=4)
+    part = sum(math.ceil(n / 3) for n in np.bincount(labels))
+    assert found.reason.endswith(f"cross-validation over {part:,} of the {len(rows):,} images")
+    whole = make_pipeline(
+        StandardScaler(), LogisticRegression(C=found.strength, max_iter=2000, tol=1e-8)
+    ).fit(rows, labels)
+    np.testing.assert_allclose(found.probabilities(rows), whole.predict_proba(rows), atol=5e-3)
+    monkeypatch.setattr(heads, "LARGE_VALUES", 10**9)
+    all_of_them = features.solve_head(rows, labels, num_classes=4)
+    assert "over" not in all_of_them.reason
+    assert abs(math.log10(all_of_them.strength / found.strength)) <= 1
 
 
 def test_small_products_use_one_thread_of_linear_algebra_and_large_ones_all(monkeypatch) -> None:

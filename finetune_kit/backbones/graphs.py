@@ -7,12 +7,12 @@ import keras
 import numpy as np
 
 from finetune_kit import checks
+from finetune_kit.backbones import model_files
 
 # Layers that work on pixels: in bfloat16 neighbouring grey levels would become one.
 PIXEL_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Resizing)
 # Where Keras has its augmentations, beside layers that do the same to every image.
 IMAGE_LAYERS = "keras.src.layers.preprocessing.image_preprocessing."
-AUGMENTATIONS = ("Rand", "AugMix", "CutMix", "MixUp")
 
 # A layer to the one that takes its place, and that one's weights.
 Replacement = Callable[[keras.layers.Layer], tuple[keras.layers.Layer, Sequence[np.ndarray]]]
@@ -78,9 +78,41 @@ def functional(model: keras.Model) -> keras.Model:
     return keras.Model(inputs[0], outputs[0], name=model.name)
 
 
+def resized(model: keras.Model) -> tuple[tuple[int, int], Any] | None:
+    """Returns what a model that brings images of any size to its own begins with.
+
+    A model of images of one size may enlarge them, which is a part of what it computes; one of
+    images of any size, such as an export of this package, says by it what size it was trained at.
+
+    Args:
+        model: Functional, with one input.
+
+    Returns:
+        (height, width), and the tensor behind the resizing, and behind the rounding where that
+        comes next. None unless the model takes images of any size and resizes them first.
+    """
+    if None not in model.inputs[0].shape[1:3]:
+        return None
+    found = None
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            operation, output = node.operation, node.outputs[0]
+            if node.is_input or (found is None and is_augmentation(operation)):
+                continue
+            if found is not None:
+                return (found[0], output) if type(operation).__name__ == "Round" else found
+            inner = getattr(operation, "_functional", operation)
+            if isinstance(inner, keras.Model) and getattr(inner, "_nodes_by_depth", None):
+                return resized(inner)
+            if not isinstance(operation, keras.layers.Resizing):
+                return None
+            found = (operation.height, operation.width), output
+    return found
+
+
 def is_augmentation(layer: Any) -> bool:
     """Returns whether a layer changes images at random, as only training wants it."""
-    return _is_image_layer(layer) and type(layer).__name__.startswith(AUGMENTATIONS)
+    return _is_image_layer(layer) and type(layer).__name__.startswith(model_files.AUGMENTATIONS)
 
 
 def _is_image_layer(layer: Any) -> bool:
@@ -111,7 +143,9 @@ class _Copier:
     def _call(self, node: Any, values: dict[int, Any], prefix: str) -> Any:
         operation = node.operation
         args, kwargs = node.arguments.fill_in(values)
-        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+        # Layers such as Softmax hold that they were given no mask, of which another knows nothing.
+        said = {"training"} | ({"mask"} if kwargs.get("mask") is None else set())
+        kwargs = {key: value for key, value in kwargs.items() if key not in said}
         if is_augmentation(operation):
             return args[0] if args else next(iter(kwargs.values()))
         if _is_image_layer(operation):

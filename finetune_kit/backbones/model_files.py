@@ -13,6 +13,8 @@ from finetune_kit import checks
 SUFFIX = ".keras"
 CONFIG = "config.json"
 GRAPHS = ("Functional", "Sequential")
+# How the names begin of Keras' layers that change images at random, as only training wants it.
+AUGMENTATIONS = ("Rand", "AugMix", "CutMix", "MixUp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Facts:
     """What is known of a model before it is built.
 
     Attributes:
-        shape: Of its input, without the batch: (h, w, channels), each None where any will do.
+        shape: Of its input, without the batch: (h, w, channels), each None where any will do; of a
+            model that first brings images of any size to its own, that size.
         custom: Layers that are not Keras' own, as `name (Class)`.
     """
 
@@ -55,7 +58,10 @@ def read(path: str | os.PathLike[str]) -> Facts:
             f"Received: {os.fspath(path)!r}, with inputs "
             f"{', '.join(str((None, *shape)) for shape in shapes) or 'of unknown shape'}."
         )
-    return Facts(shapes[0], tuple(dict.fromkeys(_custom(inner))))
+    shape = shapes[0]
+    if None in shape[:2]:
+        shape = (*(_resized(inner) or shape[:2]), shape[2])
+    return Facts(shape, tuple(dict.fromkeys(_custom(inner))))
 
 
 def side(shape: tuple[int | None, ...]) -> int | None:
@@ -88,6 +94,22 @@ def _input_shapes(config: dict[str, Any]) -> list[tuple[int | None, ...]]:
     if not shapes and config.get("build_input_shape"):
         shapes = [config["build_input_shape"]]  # a sequential model that met its input later
     return [tuple(shape[1:]) for shape in shapes]
+
+
+def _resized(config: Any) -> tuple[int, int] | None:
+    """Returns (height, width) to which a model resizes images before all else; None if it does not.
+
+    It says of a file what `graphs.resized` says of a model.
+    """
+    for layer in config.get("layers", []):
+        kind, inner = str(layer.get("class_name")), layer.get("config", {})
+        if kind == "Resizing":
+            return inner["height"], inner["width"]
+        if isinstance(inner, dict) and "layers" in inner:
+            return _resized(inner)
+        if kind != "InputLayer" and not kind.startswith(AUGMENTATIONS):
+            return None
+    return None
 
 
 def _custom(config: Any) -> Iterator[str]:

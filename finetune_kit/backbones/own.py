@@ -39,8 +39,9 @@ def load(
 ) -> Own:
     """Returns a copy of a user's model as a backbone; the model itself is left as it is.
 
-    Augmentations are left out, models inside it are unfolded, and what stands behind the feature
-    map is taken off. A model of grey images gets the grey value (ITU-R BT.601) of what it is shown.
+    Augmentations are left out, and the resizing with which a model of images of any size begins;
+    models inside it are unfolded, and what stands behind the feature map is taken off. A model of
+    grey images gets the grey value (ITU-R BT.601) of what it is shown.
 
     Args:
         network: A functional or sequential model from images [b, h, w, 3] or [b, h, w, 1] to a map
@@ -65,10 +66,11 @@ def load(
     flat = graphs.rebuilt(given, keras.Input((*given.inputs[0].shape[1:3], channels)))
     features = tops.find_map(flat)
     head = None if None in features.shape[1:] or weights else tops.head_of(flat, features)
+    before = graphs.resized(flat)
     images = keras.Input(sizes.shape(image_size), name="pixels")
     colours = keras.ops.image.rgb_to_grayscale(images) if channels == 1 else images
     model = _at_size(
-        keras.Model(flat.inputs[0], features, name=given.name),
+        keras.Model(before[1] if before else flat.inputs[0], features, name=given.name),
         scaling.preprocess(colours, preprocessing),
         images,
         keep_weights=not weights,
@@ -78,8 +80,13 @@ def load(
 
 
 def default_size(model: keras.Model) -> int:
-    """Returns the side in pixels of a model's own input, or `catalogue.ANY_SIDE` if any will do."""
-    shape = tuple(graphs.functional(model).inputs[0].shape[1:])
+    """Returns the side in pixels of a model's own input, or `catalogue.ANY_SIDE` if any will do.
+
+    It is the longer one, and that of its resizing where the model begins with one.
+    """
+    given = graphs.functional(model)
+    before = graphs.resized(given)
+    shape = before[0] if before else tuple(given.inputs[0].shape[1:])
     return model_files.side(shape) or catalogue.ANY_SIDE
 
 

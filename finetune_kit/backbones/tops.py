@@ -40,7 +40,8 @@ def find_map(model: keras.Model) -> Any:
     """Returns the feature map of a flat functional model, a symbolic tensor [b, h, w, c].
 
     It is what the first layer that makes a vector of the whole map takes, or the last map that
-    every path passes; of a transformer, its tokens [b, n, c].
+    every path passes; of a transformer, its tokens [b, n, c]. Of a head on several stages, such as
+    this package exports, it is the deepest of the maps that are pooled side by side.
 
     Raises:
         ConfigError: There is no such map, or nothing before it could train.
@@ -50,6 +51,10 @@ def find_map(model: keras.Model) -> Any:
     for step in steps:
         if not step.is_cut:
             continue
+        deepest = _deepest(step.output)
+        if deepest is not None:
+            found = deepest
+            break
         if isinstance(step.operation, (*STARTS, *TOKEN_STARTS)) and found is not None:
             break
         if len(step.output.shape) in (3, 4):
@@ -62,6 +67,36 @@ def find_map(model: keras.Model) -> Any:
     return found
 
 
+def _deepest(tensor: Any) -> Any:
+    """Returns the map behind the others that are pooled side by side in a vector; None if none is.
+
+    Args:
+        tensor: What may be that vector, [b, d].
+    """
+    if not isinstance(tensor._keras_history.operation, keras.layers.Concatenate):
+        return None
+    pooled = _taken(tensor)
+    if not all(isinstance(x._keras_history.operation, POOLINGS) for x in pooled):
+        return None
+    *others, last = [_taken(x)[0] for x in pooled]
+    return last if all(_comes_of(last, other) for other in others) else None
+
+
+def _taken(tensor: Any) -> list[Any]:
+    """Returns the tensors of which a tensor of a graph is made."""
+    history = tensor._keras_history
+    return list(history.operation._inbound_nodes[history.node_index].input_tensors)
+
+
+def _comes_of(tensor: Any, source: Any) -> bool:
+    """Returns whether a tensor of a graph can be computed from another one alone."""
+    try:
+        keras.Model(source, tensor)
+    except ValueError:
+        return False
+    return True
+
+
 def head_of(model: keras.Model, features: Any) -> keras.Model | None:
     """Returns a copy of what stands behind a map: from float32 [b, h, w, c] to logits [b, C].
 
@@ -70,10 +105,13 @@ def head_of(model: keras.Model, features: Any) -> keras.Model | None:
         features: Its map, see `find_map`.
 
     Returns:
-        None if nothing stands there, no vector comes of it, or the map is a row of tokens.
+        None if nothing stands there, no vector comes of it or not of it alone, or the map is a row
+        of tokens.
     """
     output = model.outputs[0]
     if features is output or len(output.shape) != 2 or len(features.shape) != 4:
+        return None
+    if not _comes_of(output, features):
         return None
     head = keras.Model(features, output)
     maps = keras.Input(features.shape[1:], name="features", dtype="float32")

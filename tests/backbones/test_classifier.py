@@ -286,3 +286,30 @@ def test_the_saved_predictor_needs_keras_alone(tmp_path: pathlib.Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "given.npy"), predictor(raw), atol=1e-6)
+
+
+@pytest.mark.parametrize("head_stages", [1, 3])
+def test_an_export_of_this_package_is_a_backbone(head_stages, tmp_path) -> None:
+    network = backbones.load("bundled", image_size=32)
+    path = str(tmp_path / "model.keras")
+    exported = backbones.attach_head(network, 5, stages=head_stages).predictor()
+    exported.save(path)
+    pixels = images()
+    expected = network.model(pixels)
+    for given in (path, exported):
+        backbone = backbones.load(given)
+        assert backbone.image_size == 32  # to which the export resizes
+        assert [s.name for s in backbone.stages] == [s.name for s in network.stages]
+        assert not any(isinstance(x, layers.Resizing) for x in backbone.model.layers)
+        np.testing.assert_array_equal(backbone.model(pixels), expected)
+    assert backbones.catalogue.image_size(path) == 32
+    assert backbone.source_classes == (5 if head_stages == 1 else None)
+    if backbone.head is not None:
+        scores = keras.ops.softmax(backbone.head(expected))
+        np.testing.assert_allclose(scores, exported(pixels), atol=1e-6)
+    # Larger images are seen as they are, not shrunk before.
+    larger = backbones.load(path, image_size=(32, 64)).model
+    by_size = backbones.load("bundled", image_size=(32, 64)).model
+    np.testing.assert_array_equal(larger(images(32, 64)), by_size(images(32, 64)))
+    grey = backbones.load(path, channels=1).model(pixels[..., :1])
+    np.testing.assert_allclose(grey, network.model(pixels[..., [0, 0, 0]]), atol=1e-3)

@@ -208,11 +208,11 @@ def test_a_layer_that_is_called_twice_stays_one_layer() -> None:
 
 
 def test_a_resizing_inside_does_not_make_the_layers_behind_it_train() -> None:
-    pixels = keras.Input((None, None, 3))
+    pixels = keras.Input((128, 128, 3))
     x = layers.Resizing(8, 8)(pixels)
     model = randomised(keras.Model(pixels, block(x, 4, "a")))
     backbone = backbones.load(model)
-    assert backbone.image_size == catalogue.ANY_SIDE
+    assert backbone.image_size == 128
     small = np.asarray(layers.Resizing(8, 8)(images(128, 128, 3), training=False))
     kernel, bias, gamma, beta, mean, variance = model.get_weights()
     x = keras.ops.conv(small, kernel, strides=2, padding="same") + bias
@@ -337,6 +337,27 @@ def test_a_saved_predictor_is_the_model_with_a_new_head(tmp_path) -> None:
     loaded = keras.saving.load_model(path)
     expected = keras.ops.softmax(classifier.model(np.rint(images(16, 16, 3))))
     np.testing.assert_allclose(loaded(np.rint(images(16, 16, 3))), expected, atol=1e-6)
+
+
+def test_pooled_branches_that_do_not_follow_each_other_are_no_head_on_stages() -> None:
+    pixels = keras.Input((16, 16, 3))
+    x = body(pixels)
+    branches = [block(x, 4, name) for name in ("one", "two")]
+    vector = layers.Concatenate()([layers.GlobalAveragePooling2D()(y) for y in branches])
+    backbone = backbones.load(randomised(keras.Model(pixels, layers.Dense(2)(vector))))
+    assert backbone.stages[-1].layers[-1] == "join" and backbone.head is not None
+
+
+def test_only_a_resizing_before_all_else_is_left_out() -> None:
+    augmented = keras.Sequential([layers.RandomFlip(), layers.Resizing(16, 24)])
+    first = keras.Sequential([keras.Input((None, None, 3)), augmented, layers.Conv2D(4, 3)])
+    assert own.default_size(first) == 24
+    assert backbones.load(randomised(first)).model.output_shape == (None, 22, 22, 4)
+    pixels = keras.Input((None, None, 3))
+    later = layers.Resizing(16, 16)(layers.Conv2D(4, 3)(pixels))
+    model = randomised(keras.Model(pixels, layers.Conv2D(4, 3, name="end")(later)))
+    assert own.default_size(model) == catalogue.ANY_SIDE
+    assert backbones.load(model, image_size=32).model.output_shape == (None, 14, 14, 4)
 
 
 def test_no_published_accuracy_is_known_of_it(tmp_path) -> None:

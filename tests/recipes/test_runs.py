@@ -94,6 +94,16 @@ def test_the_saved_model_takes_raw_images_of_any_size(finished) -> None:
     assert probabilities.argmax(axis=1).tolist() == [0, 0]  # blue
 
 
+def test_the_saved_model_is_the_backbone_of_another_run(finished, photos, tmp_path) -> None:
+    exported = str(finished[0] / "model.keras")
+    method, config = configure("head_only", photos, tmp_path / "run", backbone=exported)
+    report = method.run(config)
+    first = finished[1]["backbone"]
+    assert report.backbone["image_size"] == first["image_size"]
+    assert report.backbone["stages"] == first["stages"]
+    assert report.scores["test"]["accuracy"].value >= 0.75
+
+
 def test_pictures_and_scalars_are_in_tensorboard(finished) -> None:
     from tests.training.test_running import events
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from finetune_kit import checks
-from finetune_kit.data import listing
+from finetune_kit.data import listing, sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +14,9 @@ class Arrays:
     """A source of NumPy images.
 
     Attributes:
-        images: [n, h, w], [n, h, w, 1] or [n, h, w, 3] in [0, 255], integer or float; or n arrays
-            of such images without the first axis, of any sizes.
+        images: [n, h, w], [n, h, w, 1] or [n, h, w, N] in [0, 255], integer or float; or n arrays
+            of such images without the first axis, of any sizes. N is 3 unless `load` is told
+            another; one channel becomes three where N is 3.
         labels: n integers in [0, C), or n class names.
         class_names: C names; the labels in natural order if left out.
         split: n of "train", "validation", "test"; empty lets the kit split.
@@ -33,12 +34,14 @@ class ArrayReader:
 
     Attributes:
         images: As in `Arrays`.
+        channels: N.
     """
 
     images: "np.ndarray | Sequence[np.ndarray]"
+    channels: int = sizes.COLOURS
 
     def read(self, position: int) -> np.ndarray:
-        """Returns uint8 [h, w, 3].
+        """Returns uint8 [h, w, N].
 
         Raises:
             DataError: Not an image in [0, 255].
@@ -46,9 +49,11 @@ class ArrayReader:
         image = np.asarray(self.images[position])
         if image.ndim == 2:
             image = image[..., None]
-        if image.ndim != 3 or image.shape[-1] not in (1, 3) or not image.size:
+        known = (1, sizes.COLOURS) if self.channels == sizes.COLOURS else (self.channels,)
+        if image.ndim != 3 or image.shape[-1] not in known or not image.size:
+            grey = {1: "[h, w] or ", sizes.COLOURS: "[h, w], [h, w, 1] or "}.get(self.channels, "")
             raise checks.DataError(
-                "An image must be [h, w], [h, w, 1] or [h, w, 3] and not empty. "
+                f"An image must be {grey}[h, w, {self.channels}] and not empty. "
                 + checks.received(position=position, shape=image.shape)
             )
         if image.dtype.kind not in "uif":
@@ -61,11 +66,11 @@ class ArrayReader:
                 "Pixels must be finite and lie in [0, 255]. " + checks.received(position=position)
             )
         rounded = np.rint(image).astype(np.uint8)
-        return np.repeat(rounded, 3, axis=-1) if image.shape[-1] == 1 else rounded
+        return np.repeat(rounded, self.channels // rounded.shape[-1], axis=-1)
 
 
-def list_arrays(source: Arrays) -> listing.Listing:
-    """Lists the images of `Arrays`.
+def list_arrays(source: Arrays, channels: int = sizes.COLOURS) -> listing.Listing:
+    """Lists the images of `Arrays`, which have N channels.
 
     Raises:
         DataError: Lengths differ, a label has no name, an unknown split, or pixels in [0, 1].
@@ -85,7 +90,7 @@ def list_arrays(source: Arrays) -> listing.Listing:
     _refuse_unit_range(source.images)
     labels, classes = _named(source)
     names = tuple(f"array[{i}]" for i in range(n))
-    return listing.Listing(names, labels, splits, ArrayReader(source.images), classes)
+    return listing.Listing(names, labels, splits, ArrayReader(source.images, channels), classes)
 
 
 def _refuse_unit_range(images: "np.ndarray | Sequence[np.ndarray]") -> None:

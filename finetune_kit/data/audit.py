@@ -31,7 +31,7 @@ class Decoded:
         digests: uint8 [n, 32], SHA-256 of the content; zeros where an image could not be read.
         short_sides: int64 [n], pixels of the originals, 0 where an image could not be decoded.
         bad: Those that could not, and why.
-        cache: uint8 [n, h, w, 3], zeros where an image could not be decoded; or a file that holds
+        cache: uint8 [n, h, w, N], zeros where an image could not be decoded; or a file that holds
             it; None if pixels are not kept.
         warnings: What a person should know.
     """
@@ -55,6 +55,7 @@ def decode_all(
     *,
     cache_mb: int,
     cache_dir: str = "",
+    channels: int = sizes.COLOURS,
     progress: Progress | None = None,
 ) -> Decoded:
     """Decodes every image once, on all cores.
@@ -66,19 +67,20 @@ def decode_all(
         size: Side in pixels of what is kept, or (h, w).
         cache_mb: Pixels are kept in memory if they need no more than this many MiB.
         cache_dir: Folder for a file with the pixels if they need more; empty keeps none.
+        channels: N of what is kept.
         progress: Called with the number of images that were dealt with since the last call.
     """
     advance = progress or (lambda count: None)
-    shape = (len(found), *sizes.shape(size))
-    if math.prod(shape) <= cache_mb * 2**20:
-        cache = np.zeros(shape, np.uint8)
-        return _decoded(found, _decode(found, size, cache.__setitem__, advance), cache)
+    shape = sizes.shape(size, channels)
+    if len(found) * math.prod(shape) <= cache_mb * 2**20:
+        cache = np.zeros((len(found), *shape), np.uint8)
+        return _decoded(found, _decode(found, shape, cache.__setitem__, advance), cache)
     if not cache_dir:
-        return _decoded(found, _decode(found, size, None, advance), None)
-    known, count = _known(found, pixelfile.candidates(cache_dir, len(found), size), advance)
+        return _decoded(found, _decode(found, shape, None, advance), None)
+    known, count = _known(found, pixelfile.candidates(cache_dir, len(found), shape), advance)
     if known is not None:
         return _decoded(found, known.findings, known)
-    return _written(found, size, cache_dir, _beyond(count, advance))
+    return _written(found, shape, cache_dir, _beyond(count, advance))
 
 
 def refuse_bad(bad: Sequence[types.BadFile], listed: int, max_bad_fraction: float) -> None:
@@ -173,12 +175,15 @@ def _again(digests: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return np.isin(heads, values[1:][values[1:] == values[:-1]])
 
 
-def fingerprint(found: listing.Listing, digests: np.ndarray) -> str:
+def fingerprint(found: listing.Listing, digests: np.ndarray, channels: int = sizes.COLOURS) -> str:
     """Returns the SHA-256 of the sorted (name, label, content) of all images, hexadecimal.
+
+    Behind them stands the number of channels in which they are seen, unless they are RGB.
 
     Args:
         found: n images.
         digests: uint8 [n, 32], SHA-256 of the content; zeros count as no content.
+        channels: N.
     """
     total = hashlib.sha256()
     for i in sorted(range(len(found)), key=found.names.__getitem__):
@@ -186,11 +191,13 @@ def fingerprint(found: listing.Listing, digests: np.ndarray) -> str:
         for part in (_encoded(found.names[i]), _encoded(found.labels[i]), content):
             # Lengths keep ("ab", "c") and ("a", "bc") apart.
             total.update(len(part).to_bytes(8, "little") + part)
+    if channels != sizes.COLOURS:
+        total.update(channels.to_bytes(8, "little"))
     return total.hexdigest()
 
 
 def _decode(
-    found: listing.Listing, size: sizes.Size, keep: Keep | None, advance: Progress
+    found: listing.Listing, shape: sizes.Shape, keep: Keep | None, advance: Progress
 ) -> pixelfile.Findings:
     """Decodes every image, gives its pixels to `keep`, and returns what was found."""
     n = len(found)
@@ -201,7 +208,7 @@ def _decode(
         try:
             content = found.reader.read(position)
             digests[position] = _digest(content)
-            image = decode.squeeze(content, size)
+            image = decode.squeeze(content, shape[:2], shape[2])
         except OSError as error:
             reasons[position] = error.strerror or str(error)
             return
@@ -243,15 +250,15 @@ def _known(
     return (files[0] if files else None), count
 
 
-def _written(found: listing.Listing, size: sizes.Size, folder: str, advance: Progress) -> Decoded:
+def _written(found: listing.Listing, shape: sizes.Shape, folder: str, advance: Progress) -> Decoded:
     """Decodes every image into a file; without, where none can be written."""
     findings = None
     try:
-        with pixelfile.writing(folder, len(found), size) as writer:
-            findings = _decode(found, size, writer.put, advance)
+        with pixelfile.writing(folder, len(found), shape) as writer:
+            findings = _decode(found, shape, writer.put, advance)
             return _decoded(found, findings, writer.finish(findings))
     except OSError as error:
-        decoded = _decoded(found, findings or _decode(found, size, None, advance), None)
+        decoded = _decoded(found, findings or _decode(found, shape, None, advance), None)
         words = (
             f"decoded images are not kept in {folder}, so that each batch is decoded again: "
             f"{error.strerror or error}"

@@ -49,10 +49,10 @@ GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue; ITU-R BT.601
 def apply(
     images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor, level: levels.Level
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns augmented images float32 [b, h, w, 3] in [0, 255] and labels float32 [b, C].
+    """Returns augmented images float32 [b, h, w, N] in [0, 255] and labels float32 [b, C].
 
     Args:
-        images: uint8 or float32 [b, h, w, 3] in [0, 255].
+        images: uint8 or float32 [b, h, w, N] in [0, 255].
         labels: float32 [b, C], rows that sum to 1.
         draws: float32 [b, DRAWS] in [0, 1), columns as `Draw` names them.
         level: What to do.
@@ -134,6 +134,8 @@ def _shifted(side: int, shift: tf.Tensor) -> tf.Tensor:
 
 def _recolour(images: tf.Tensor, draws: tf.Tensor, level: levels.Level) -> tf.Tensor:
     """Changes saturation, contrast and brightness: one affine map of the colours an image."""
+    if images.shape[-1] != sizes.COLOURS:
+        return _relight(images, draws, level)
     saturation = 1 + _signed(draws, Draw.SATURATION) * level.saturation
     contrast = 1 + _signed(draws, Draw.CONTRAST) * level.contrast
     brightness = _signed(draws, Draw.BRIGHTNESS) * level.brightness * 255
@@ -147,6 +149,15 @@ def _recolour(images: tf.Tensor, draws: tf.Tensor, level: levels.Level) -> tf.Te
     pixels = tf.matmul(tf.reshape(images, [-1, images.shape[1] * images.shape[2], 3]), matrix)
     pixels = tf.clip_by_value(pixels + offset[:, None, None], 0.0, 255.0)
     return tf.reshape(pixels, [-1, *images.shape[1:]])
+
+
+def _relight(images: tf.Tensor, draws: tf.Tensor, level: levels.Level) -> tf.Tensor:
+    """Changes contrast, about the mean of all channels, and brightness; there is no saturation."""
+    contrast = 1 + _signed(draws, Draw.CONTRAST) * level.contrast
+    brightness = _signed(draws, Draw.BRIGHTNESS) * level.brightness * 255
+    offset = tf.reduce_mean(images, axis=[1, 2, 3]) * (1 - contrast) + brightness
+    pixels = _columns(contrast) * images + _columns(offset)
+    return tf.clip_by_value(pixels, 0.0, 255.0)
 
 
 def _erase(images: tf.Tensor, draws: tf.Tensor, level: levels.Level) -> tf.Tensor:
@@ -186,7 +197,7 @@ def _rectangle(
     """Returns 1 in a rectangle and 0 elsewhere, float32 [b, h, w, 1].
 
     Args:
-        images: [b, h, w, 3].
+        images: [b, h, w, N].
         height, width: float32 [b], shares of the image's; brought to whole pixels, at most all.
         x, y: float32 [b] in [0, 1), where between the edges it lies.
     """

@@ -1,5 +1,9 @@
 """Bytes to pixels: the one decoder, for audit, training, evaluation and prediction alike.
 
+Images have N channels: 1 is grey (ITU-R BT.601, as Pillow has it), 2 grey and alpha, 3 RGB, 4 RGB
+and alpha; any other number comes of arrays in `.npy` files alone. Every channel is resized by
+itself, as `keras.layers.Resizing` does: alpha weighs no colour.
+
 A JPEG much larger than what is asked for is decoded at a half, a quarter or an eighth of its size
 by leaving out the fine cosines of every block, which takes a fraction of the time (Pillow calls it
 a draft; libjpeg-turbo's `libjpeg.txt`, section "Scaled decoding").
@@ -16,7 +20,7 @@ import PIL
 from PIL import ExifTags, Image
 
 from finetune_kit import checks
-from finetune_kit.data import sizes
+from finetune_kit.data import npy, sizes
 
 # Names the pixels that this module makes of given bytes. Raise the number with any change of them.
 VERSION = f"1, Pillow {PIL.__version__}"
@@ -26,6 +30,7 @@ VERSION = f"1, Pillow {PIL.__version__}"
 MARGIN = 1.25
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; 256 MiB as RGB
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names of N channels
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
 # What brings the stored pixels upright, by EXIF orientation; 1 is upright already.
 _TURNS = {
@@ -50,7 +55,7 @@ class Squeezed:
     """An image at the size that was asked for.
 
     Attributes:
-        pixels: uint8 [h, w, 3] in [0, 255].
+        pixels: uint8 [h, w, N] in [0, 255].
         short_side: Of the original, pixels.
     """
 
@@ -58,52 +63,71 @@ class Squeezed:
     short_side: int
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Returns an image at its own size, uint8 [h, w, 3] in [0, 255].
+def decode(data: bytes, channels: int = sizes.COLOURS) -> np.ndarray:
+    """Returns an image at its own size, uint8 [h, w, N] in [0, 255].
 
     JPEG, PNG, GIF, BMP and WebP, recognised by content, the first frame of each. EXIF orientation
-    is applied, grey and palette images become RGB, CMYK is converted, transparency is laid on
-    white (as browsers and viewers show it), 16-bit values keep their high byte.
+    is applied, grey and palette images become RGB, CMYK is converted, 16-bit values keep their high
+    byte. Transparency is laid on white (as browsers and viewers show it), unless alpha is a channel
+    of its own; what is opaque has 255 there.
+
+    Also arrays of NumPy, see `npy.read`.
+
+    Args:
+        data: Bytes of a file.
+        channels: N.
 
     Raises:
-        DecodeError: Empty, truncated or unknown bytes, or more than `MAX_PIXELS` pixels.
+        DecodeError: Empty, truncated or unknown bytes, more than `MAX_PIXELS` pixels, or another
+            number of channels.
     """
+    if npy.is_array(data):
+        return _array(data, channels)
     with _opened(data) as image:
         image.load()
-        return np.asarray(_turned(_rgb(image), _turn(image)))
+        return _pixels(_turned(_converted(image, channels), _turn(image)))
 
 
 def resize(image: np.ndarray, size: sizes.Size) -> np.ndarray:
-    """Returns the image squeezed to uint8 [h, w, 3], bilinear with antialiasing.
+    """Returns the image squeezed to uint8 [h, w, N], bilinear with antialiasing.
 
     Within one grey level of `keras.layers.Resizing(h, w, antialias=True)` and rounding, which is
     what a saved model does with raw images.
 
     Args:
-        image: uint8 [any, any, 3].
+        image: uint8 [any, any, N].
         size: Side in pixels, or (h, w).
     """
     height, width = sizes.sides(size)
     if image.shape[:2] == (height, width):
         return image
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+    if image.shape[-1] == sizes.COLOURS:
+        return _pixels(_resized(Image.fromarray(image), (width, height)))
+    bands = [_resized(Image.fromarray(band), (width, height)) for band in np.moveaxis(image, -1, 0)]
+    return np.stack([np.asarray(band) for band in bands], axis=-1)
 
 
-def squeeze(content: bytes | np.ndarray, size: sizes.Size) -> Squeezed:
+def squeeze(
+    content: bytes | np.ndarray, size: sizes.Size, channels: int = sizes.COLOURS
+) -> Squeezed:
     """Returns what a network sees of an image: that of `decode`, squeezed as by `resize`.
 
     A JPEG with sides of at least 2 `MARGIN` times the longer one of `size` is reduced while it is
     decoded.
 
     Args:
-        content: Bytes of a file as for `decode`, or uint8 [any, any, 3].
+        content: Bytes of a file as for `decode`, or uint8 [any, any, N].
         size: Side in pixels, or (h, w).
+        channels: N.
 
     Raises:
         DecodeError: See `decode`.
     """
+    if not isinstance(content, np.ndarray) and npy.is_array(content):
+        content = _array(content, channels)
     if isinstance(content, np.ndarray):
+        if content.shape[-1] != channels:
+            raise DecodeError(f"{content.shape[-1]} channels, where {channels} are needed")
         return Squeezed(resize(content, size), min(content.shape[:2]))
     with _opened(content) as image:
         short_side = min(image.size)
@@ -116,13 +140,25 @@ def squeeze(content: bytes | np.ndarray, size: sizes.Size) -> Squeezed:
         image.load()
         turn = _turn(image)
         stored = (height, width) if turn in _SIDEWAYS else (width, height)
-        small = _rgb(image).resize(stored, Image.Resampling.BILINEAR, box)
-        return Squeezed(np.asarray(_turned(small, turn)), short_side)
+        small = _resized(_converted(image, channels), stored, box)
+        return Squeezed(_pixels(_turned(small, turn)), short_side)
 
 
-def pixels(content: bytes | np.ndarray, size: sizes.Size) -> np.ndarray:
-    """Returns the pixels of `squeeze`, uint8 [h, w, 3]."""
-    return squeeze(content, size).pixels
+def pixels(
+    content: bytes | np.ndarray, size: sizes.Size, channels: int = sizes.COLOURS
+) -> np.ndarray:
+    """Returns the pixels of `squeeze`, uint8 [h, w, N]."""
+    return squeeze(content, size, channels).pixels
+
+
+def picture(image: np.ndarray) -> np.ndarray:
+    """Returns what is shown of an image uint8 [h, w, N]: uint8 [h, w, 3].
+
+    The first three channels; of one or two, the first as grey.
+    """
+    if image.shape[-1] < sizes.COLOURS:
+        return np.repeat(image[..., :1], sizes.COLOURS, axis=-1)
+    return image[..., : sizes.COLOURS]
 
 
 @contextlib.contextmanager
@@ -158,18 +194,72 @@ def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    """Returns an image of the mode of `MODES` that N channels have."""
+    if channels not in MODES:
+        raise DecodeError(f"an image file, which gives no {channels} channels as .npy files do")
+    if channels == sizes.COLOURS:
+        return _rgb(image)
+    if channels == 1:
+        return _rgb(image).convert("L")
+    layer = _rgba(image)
+    return layer if channels == 4 else layer.convert("LA")
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BITS:
-        values = np.asarray(image).astype(np.int64)
-        high = (values >> 8).clip(0, 255)
-        high[values == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(high.astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        values, opaque = _sixteen_bits(image)
+        values[~opaque] = 255
+        return Image.fromarray(values).convert("RGB")
+    if _has_alpha(image):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     # Pillow would copy what is RGB already.
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _rgba(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BITS:
+        values, opaque = _sixteen_bits(image)
+        layer = Image.fromarray(values).convert("RGBA")
+        layer.putalpha(Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8)))
+        return layer
+    return image.convert("RGBA") if _has_alpha(image) else _rgb(image).convert("RGBA")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def _sixteen_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the high byte, uint8 [h, w], and what is not transparent, bool [h, w]."""
+    values = np.asarray(image).astype(np.int64)
+    opaque = values != image.info.get("transparency", -1)
+    return (values >> 8).clip(0, 255).astype(np.uint8), opaque
+
+
+def _resized(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """Returns an image of another width and height, every channel resized by itself."""
+    if image.mode in ("LA", "RGBA"):  # of which Pillow would weigh the colours by alpha
+        bands = [band.resize(size, Image.Resampling.BILINEAR, box) for band in image.split()]
+        return Image.merge(image.mode, bands)
+    return image.resize(size, Image.Resampling.BILINEAR, box)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Returns the values of an image, uint8 [h, w, N]."""
+    values = np.asarray(image)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _array(data: bytes, channels: int) -> np.ndarray:
+    try:
+        return npy.read(data, channels, most=MAX_PIXELS)
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
 
 
 def _reason(data: bytes, error: Exception) -> str:

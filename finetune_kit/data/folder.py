@@ -8,9 +8,9 @@ import stat
 from collections.abc import Iterator
 
 from finetune_kit import checks
-from finetune_kit.data import listing
+from finetune_kit.data import listing, npy
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", npy.SUFFIX)
 NOISE = ("Thumbs.db", "desktop.ini", "__MACOSX")  # left behind by Windows and macOS
 HIDDEN, SPECIAL, LINK, STRAY = "hidden", "no regular file", "link back", "outside a class"
 

@@ -26,7 +26,7 @@ class Reader(Protocol):
     """Gives the content of the image at a position of the listing."""
 
     def read(self, position: int) -> bytes | np.ndarray:
-        """Returns encoded bytes, or uint8 [h, w, 3] where the source holds pixels."""
+        """Returns encoded bytes, or uint8 [h, w, N] where the source holds pixels."""
         ...
 
 

@@ -64,6 +64,7 @@ def load(
     max_bad_fraction: float = 0.01,
     cache_mb: int = 2048,
     cache_dir: str = "",
+    channels: int = sizes.COLOURS,
     progress: audit.Progress | None = None,
 ) -> types.ImageData:
     """Lists, decodes once and splits the images of a source.
@@ -80,27 +81,26 @@ def load(
         max_bad_fraction: Largest share in [0, 1] of images that may be left out.
         cache_mb: Largest size in MiB of the decoded images that are kept in memory.
         cache_dir: Folder that keeps those that do not fit, for later runs too; empty streams them.
+        channels: N, as which images are read; see `decode`.
         progress: Called with the number of images that were dealt with since the last call.
 
     Raises:
         ConfigError, DataError: An argument out of its range; a source that cannot be used.
     """
+    checks.in_range("channels", channels, 1, sizes.MOST_CHANNELS)
     _check_arguments(image_size, per_class, test_fraction, validation_fraction, max_bad_fraction)
     began = time.perf_counter()
-    name, found = list_source(source, data_dir)
+    name, found = list_source(source, data_dir, channels)
     decoded = audit.decode_all(
-        found, image_size, cache_mb=cache_mb, cache_dir=cache_dir, progress=progress
-    )
-    audit.refuse_bad(decoded.bad, len(found), max_bad_fraction)
-    audit.refuse_unseen(found, decoded.good)
-    everything = _everything(found, decoded, image_size)
+        found, image_size, cache_mb=cache_mb, cache_dir=cache_dir, channels=channels,
+        progress=progress,
+    )  # fmt: skip
+    everything = _everything(found, decoded, image_size, channels, max_bad_fraction)
     shares = {"test": test_fraction} | ({} if per_class else {"validation": validation_fraction})
     division = _divide(found, everything, shares, seed, per_class, hold_out)
-    return types.ImageData(
-        name=name,
-        **_described(found, decoded, everything, division),
-        audit=_audit(found, decoded, everything, division, began=began),
-    )
+    described = _described(found, decoded, everything, division)
+    findings = _audit(found, decoded, everything, division, began=began)
+    return types.ImageData(name=name, **described, audit=findings)
 
 
 def _check_arguments(
@@ -122,20 +122,21 @@ def _check_arguments(
 
 
 def list_source(
-    source: Source | Sequence[Source], data_dir: str | None
+    source: Source | Sequence[Source], data_dir: str | None, channels: int = sizes.COLOURS
 ) -> tuple[str, listing.Listing]:
     """Returns the source's name and what it names, which a classifier can be trained on.
 
     Args:
         source: As for `load`.
         data_dir: Where TFDS keeps its data sets.
+        channels: N of `Arrays`.
 
     Raises:
         DataError: The source cannot be used.
     """
     if isinstance(source, (str, os.PathLike, arrays.Arrays)):
-        return list_source((source,), data_dir)
-    listed = [_list_one(one, data_dir) for one in source]
+        return list_source((source,), data_dir, channels)
+    listed = [_list_one(one, data_dir, channels) for one in source]
     name = " + ".join(name for name, _ in listed)
     parts = [part for _, part in listed]
     found = parts[0] if len(parts) == 1 else mixture.joined(parts)
@@ -143,9 +144,9 @@ def list_source(
     return name, found
 
 
-def _list_one(source: Source, data_dir: str | None) -> tuple[str, listing.Listing]:
+def _list_one(source: Source, data_dir: str | None, channels: int) -> tuple[str, listing.Listing]:
     if isinstance(source, arrays.Arrays):
-        return "arrays", arrays.list_arrays(source)
+        return "arrays", arrays.list_arrays(source, channels)
     name = os.fspath(source)
     check_source(name, data_dir)
     with _readable():
@@ -164,12 +165,18 @@ def _list_path(source: str, data_dir: str | None) -> listing.Listing:
 
 
 def _everything(
-    found: listing.Listing, decoded: audit.Decoded, image_size: sizes.Size
+    found: listing.Listing,
+    decoded: audit.Decoded,
+    image_size: sizes.Size,
+    channels: int,
+    max_bad_fraction: float,
 ) -> types.Split:
-    """Returns all images that can be decoded, as one split."""
+    """Returns all images that can be decoded, as one split, if there are enough of them."""
+    audit.refuse_bad(decoded.bad, len(found), max_bad_fraction)
+    audit.refuse_unseen(found, decoded.good)
     index = {name: position for position, name in enumerate(found.classes)}
     return types.Split(
-        store=store.PixelStore(found.reader, image_size, cache=decoded.cache),
+        store=store.PixelStore(found.reader, image_size, cache=decoded.cache, channels=channels),
         indices=np.arange(len(found)),
         labels=np.array([index[label] for label in found.labels], np.int64),
         names=found.names,
@@ -204,7 +211,7 @@ def _described(
         "class_names": found.classes,
         "folds": division.folds,
         "image_size": everything.store.size,
-        "fingerprint": audit.fingerprint(found, decoded.digests),
+        "fingerprint": audit.fingerprint(found, decoded.digests, everything.store.channels),
         **{split: _part(everything, division, split) for split in listing.SPLITS},
     }
 

@@ -59,7 +59,7 @@ def paired_batches(
             first_epoch, augmentation.
 
     Returns:
-        Images float32 [2b, h, w, 3] in [0, 255]; labels float32 [2b, C_t + C_s], 0 in the block of
+        Images float32 [2b, h, w, N] in [0, 255]; labels float32 [2b, C_t + C_s], 0 in the block of
         the other task; weights float32 [2b].
 
     Raises:

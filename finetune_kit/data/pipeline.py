@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from finetune_kit import checks, cores
-from finetune_kit.data import augment, levels, order, sizes, types
+from finetune_kit.data import augment, levels, order, types
 
 SAMPLINGS = ("natural", "balanced")
 AHEAD = 2  # batches that wait for the device: one in use, one in reserve
@@ -59,7 +59,7 @@ def batches(
             each image to the batch.
 
     Returns:
-        Images float32 [b, h, w, 3] in [0, 255], labels float32 [b, C] that sum to 1, and with
+        Images float32 [b, h, w, N] in [0, 255], labels float32 [b, C] that sum to 1, and with
         `class_weights` weights float32 [b].
 
     Raises:
@@ -119,7 +119,7 @@ def ordered_batches(
 def evaluation_batches(
     split: types.Split, *, batch_size: int = 64, activations: Activations | None = None
 ) -> tf.data.Dataset:
-    """Returns images alone, float32 [b, h, w, 3] in [0, 255], in order, each exactly once.
+    """Returns images alone, float32 [b, h, w, N] in [0, 255], in order, each exactly once.
 
     Args:
         split: n images.
@@ -134,7 +134,7 @@ def evaluation_batches(
     if activations is not None:
         recall = _recaller(split, activations, views=1)
         return _mapped(chunks, lambda p: (recall(0, tf.stack([p, 0 * p], axis=1))[0],))
-    shape = sizes.shape(split.store.size)
+    shape = split.store.shape
 
     def batch(positions: tf.Tensor) -> tf.Tensor:
         pixels = _numpy(lambda c: split.store.batch(split.indices[c]), [positions], tf.uint8)
@@ -147,7 +147,7 @@ def evaluation_batches(
 def view_batches(
     split: types.Split, *, batch_size: int, augmentation: str, seed: int, view: int
 ) -> tf.data.Dataset:
-    """Returns one view of every image, float32 [b, h, w, 3] in [0, 255], in order.
+    """Returns one view of every image, float32 [b, h, w, N] in [0, 255], in order.
 
     It is what `batches` shows with `views` above `view`, in the epochs in which that one's turn is.
 
@@ -232,7 +232,7 @@ def _reader(
     def read(epoch: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, ...]:
         kinds = (tf.uint8, tf.int64, tf.float32)
         pixels, labels, draws = _numpy(numbers, [epoch, places], kinds)
-        pixels.set_shape([None, *sizes.shape(split.store.size)])
+        pixels.set_shape([None, *split.store.shape])
         labels.set_shape([None])
         draws.set_shape([None, augment.DRAWS])
         return pixels, labels, draws

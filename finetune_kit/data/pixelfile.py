@@ -1,10 +1,11 @@
 """Decoded pixels in a file, for images that do not fit into memory.
 
-    pixels uint8 [n, h, w, 3], row by row | an .npz: what the pass that decoded them found
+    pixels uint8 [n, h, w, N], row by row | an .npz: what the pass that decoded them found
 
 A file holds the pixels of certain bytes, wherever those stand: it is found again by the SHA-256 of
-every image, the size and the version of the decoder. Every row has a checksum that is looked at
-when the row is first read, so that starting takes no time and a damaged row is never shown.
+every image, the size, the channels and the version of the decoder. Every row has a checksum that is
+looked at when the row is first read, so that starting takes no time and a damaged row is never
+shown.
 """
 
 import contextlib
@@ -55,26 +56,24 @@ class PixelFile:
     """
 
     def __init__(
-        self, path: pathlib.Path, size: sizes.Size, arrays: Mapping[str, np.ndarray]
+        self, path: pathlib.Path, shape: sizes.Shape, arrays: Mapping[str, np.ndarray]
     ) -> None:
         """Maps a file into memory.
 
         Args:
             path: The file.
-            size: Side in pixels, or (h, w).
+            shape: Of one image, (h, w, N).
             arrays: What stands behind the pixels.
         """
         reasons = zip(arrays["bad"].tolist(), arrays["reasons"].tolist(), strict=True)
         self.findings = Findings(arrays["digests"], arrays["short_sides"], dict(reasons))
         self._path = path
-        self._pixels = np.memmap(
-            path, np.uint8, "r", shape=(len(arrays["checksums"]), *sizes.shape(size))
-        )
+        self._pixels = np.memmap(path, np.uint8, "r", shape=(len(arrays["checksums"]), *shape))
         self._checksums = arrays["checksums"]
         self._checked = np.zeros(len(self._checksums), bool)
 
     def read(self, position: int) -> np.ndarray | None:
-        """Returns one image, uint8 [h, w, 3]; None if the row is not what was written.
+        """Returns one image, uint8 [h, w, N]; None if the row is not what was written.
 
         A file with such a row is deleted, so that the next run writes it anew.
         """
@@ -92,7 +91,7 @@ class Writer:
     """A file that is being written; see `writing`."""
 
     def __init__(
-        self, folder: pathlib.Path, temporary: pathlib.Path, n: int, size: sizes.Size
+        self, folder: pathlib.Path, temporary: pathlib.Path, n: int, shape: sizes.Shape
     ) -> None:
         """Opens a file whose room is reserved.
 
@@ -100,15 +99,15 @@ class Writer:
             folder: Where the file goes once it is whole.
             temporary: Where it is until then.
             n: Images.
-            size: Side in pixels, or (h, w).
+            shape: Of one image, (h, w, N).
         """
-        self._folder, self._temporary, self._size = folder, temporary, size
-        self._pixels = np.memmap(temporary, np.uint8, "r+", shape=(n, *sizes.shape(size)))
+        self._folder, self._temporary, self._shape = folder, temporary, shape
+        self._pixels = np.memmap(temporary, np.uint8, "r+", shape=(n, *shape))
         # Rows that are never written stay as they were reserved.
-        self._checksums = np.full(n, zlib.crc32(bytes(_length(size))), np.uint32)
+        self._checksums = np.full(n, zlib.crc32(bytes(math.prod(shape))), np.uint32)
 
     def put(self, position: int, pixels: np.ndarray) -> None:
-        """Writes one image, uint8 [h, w, 3]; several threads may write several images."""
+        """Writes one image, uint8 [h, w, N]; several threads may write several images."""
         self._pixels[position] = pixels
         self._checksums[position] = _checksum(pixels)
 
@@ -134,19 +133,19 @@ class Writer:
             file.write(behind.getvalue())
             file.flush()
             os.fsync(file.fileno())
-        path = self._folder / f"{_stem(len(self._pixels), self._size)}{_key(found.digests)}.u8"
+        path = self._folder / f"{_stem(len(self._pixels), self._shape)}{_key(found.digests)}.u8"
         os.replace(self._temporary, path)
-        return PixelFile(path, self._size, arrays)
+        return PixelFile(path, self._shape, arrays)
 
 
 @contextlib.contextmanager
-def writing(folder: str, n: int, size: sizes.Size) -> Iterator[Writer]:
+def writing(folder: str, n: int, shape: sizes.Shape) -> Iterator[Writer]:
     """Yields what writes the pixels of n images; what is not finished leaves nothing behind.
 
     Args:
         folder: Where the file goes; made if it is not there.
         n: Images.
-        size: Side in pixels, or (h, w).
+        shape: Of one image, (h, w, N).
 
     Raises:
         OSError: No room on the disk, or a folder that cannot be written.
@@ -154,34 +153,34 @@ def writing(folder: str, n: int, size: sizes.Size) -> Iterator[Writer]:
     place = pathlib.Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     _sweep(place)
-    temporary = place / f".{_stem(n, size)}{secrets.token_hex(4)}{UNFINISHED}"
+    temporary = place / f".{_stem(n, shape)}{secrets.token_hex(4)}{UNFINISHED}"
     try:
-        _reserve(temporary, n * _length(size), n * BEHIND)
-        yield Writer(place, temporary, n, size)
+        _reserve(temporary, n * math.prod(shape), n * BEHIND)
+        yield Writer(place, temporary, n, shape)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def candidates(folder: str, n: int, size: sizes.Size) -> list[PixelFile]:
-    """Returns the whole files in a folder with n images of a size, a side in pixels or (h, w).
+def candidates(folder: str, n: int, shape: sizes.Shape) -> list[PixelFile]:
+    """Returns the whole files in a folder with n images of a shape (h, w, N).
 
     Whose pixels they hold is said by their digests; a file that is short or damaged is left out.
     """
-    paths = sorted(pathlib.Path(folder).glob(f"{_stem(n, size)}*.u8"))
-    return [file for path in paths if (file := _load(path, n, size)) is not None]
+    paths = sorted(pathlib.Path(folder).glob(f"{_stem(n, shape)}*.u8"))
+    return [file for path in paths if (file := _load(path, n, shape)) is not None]
 
 
-def _load(path: pathlib.Path, n: int, size: sizes.Size) -> PixelFile | None:
+def _load(path: pathlib.Path, n: int, shape: sizes.Shape) -> PixelFile | None:
     try:
         with path.open("rb") as file:
-            file.seek(n * _length(size))
+            file.seek(n * math.prod(shape))
             # Every array in the .npz has a checksum of its own.
             with np.load(io.BytesIO(file.read())) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         if arrays["version"] != decode.VERSION or arrays["digests"].shape != (n, DIGEST):
             return None
-        return PixelFile(path, size, arrays)
+        return PixelFile(path, shape, arrays)
     # A damaged archive makes NumPy raise BadZipFile, KeyError, RuntimeError and others.
     except Exception:
         return None
@@ -218,13 +217,10 @@ def _checksum(pixels: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(pixels).data)
 
 
-def _length(size: sizes.Size) -> int:
-    """Returns the bytes of an image's pixels."""
-    return math.prod(sizes.shape(size))
-
-
-def _stem(n: int, size: sizes.Size) -> str:
-    return f"pixels-{sizes.shown(size)}-{n}-"
+def _stem(n: int, shape: sizes.Shape) -> str:
+    *sides, channels = shape
+    kind = "" if channels == sizes.COLOURS else f"c{channels}-"
+    return f"pixels-{sizes.shown((sides[0], sides[1]))}-{kind}{n}-"
 
 
 def _key(digests: np.ndarray) -> str:

@@ -56,6 +56,7 @@ def load_pool(
     max_bad_fraction: float = 0.01,
     cache_mb: int = 2048,
     cache_dir: str = "",
+    channels: int = sizes.COLOURS,
     progress: audit.Progress | None = None,
 ) -> Pool:
     """Lists a source and decodes a stratified sample of it once; the rest is never read.
@@ -70,7 +71,7 @@ def load_pool(
         seed: Decides, with the names alone, who is in the sample.
         max_bad_fraction: Largest share in [0, 1] of images that may be left out.
         cache_mb: Largest size in MiB of the decoded images that are kept in memory.
-        cache_dir: As for `loading.load`.
+        cache_dir, channels: As for `loading.load`.
         progress: Called with the number of images that were dealt with since the last call.
 
     Raises:
@@ -79,7 +80,7 @@ def load_pool(
     checks.in_range("image_size", min(sizes.sides(image_size)), 1)
     checks.in_range("limit", limit, 0)
     checks.in_range("max_bad_fraction", max_bad_fraction, 0, 1)
-    name, found = loading.list_source(source, data_dir)
+    name, found = loading.list_source(source, data_dir, channels)
     index = {label: position for position, label in enumerate(found.classes)}
     part = _part(found, np.flatnonzero([split in ("", "train") for split in found.splits]))
     labels, listed = np.array([index[label] for label in part.labels], np.int64), len(part)
@@ -87,12 +88,13 @@ def load_pool(
         kept = sample(labels, splits.ranks(part.names, seed=seed, salt="pool"), limit)
         part, labels = _part(part, kept), labels[kept]
     decoded = audit.decode_all(
-        part, image_size, cache_mb=cache_mb, cache_dir=cache_dir, progress=progress
-    )
+        part, image_size, cache_mb=cache_mb, cache_dir=cache_dir, channels=channels,
+        progress=progress,
+    )  # fmt: skip
     audit.refuse_bad(decoded.bad, len(part), max_bad_fraction)
-    pixels = store.PixelStore(part.reader, image_size, cache=decoded.cache)
+    pixels = store.PixelStore(part.reader, image_size, cache=decoded.cache, channels=channels)
     images = types.Split(pixels, np.arange(len(part)), labels, part.names).take(decoded.good)
-    fingerprint = audit.fingerprint(part, decoded.digests)
+    fingerprint = audit.fingerprint(part, decoded.digests, channels)
     return Pool(name, found.classes, images, fingerprint, listed, decoded.bad, decoded.warnings)
 
 

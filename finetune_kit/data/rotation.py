@@ -15,15 +15,16 @@ class RotatedStore:
 
     Attributes:
         size: Side s in pixels.
+        shape: Of one image, (s, s, N).
     """
 
     def __init__(self, split: types.Split) -> None:
         """Wraps the split; nothing is copied."""
         self._split = split
-        self.size = split.store.size
+        self.size, self.shape = split.store.size, split.store.shape
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Returns turned images, uint8 [b, s, s, 3]."""
+        """Returns turned images, uint8 [b, s, s, N]."""
         images, turns = np.divmod(indices, TURNS)
         upright = self._split.store.batch(self._split.indices[images])
         return np.stack(

@@ -1,7 +1,8 @@
 """The size of images: one side where they are square, else height and width, as Keras has them.
 
 A square is always its side alone, whichever way it was written, so that what is kept of a run
-(reports, caches, checkpoints) says the same of it. No TensorFlow.
+(reports, caches, checkpoints) says the same of it. How many channels images have goes beside their
+size. No TensorFlow.
 """
 
 import operator
@@ -10,6 +11,10 @@ import re
 from finetune_kit import checks
 
 Size = int | tuple[int, int]
+Shape = tuple[int, int, int]  # (h, w, N)
+
+COLOURS = 3  # channels of RGB, which images have unless something else is said
+MOST_CHANNELS = 64
 
 _WRITTEN = re.compile(r"(-?\d+)(?:x(\d+))?", re.ASCII)
 
@@ -43,9 +48,9 @@ def canonical(size: Size) -> Size:
     return height if height == width else (height, width)
 
 
-def shape(size: Size) -> tuple[int, int, int]:
-    """Returns the shape of one image, (h, w, 3); its product is the bytes of uint8 pixels."""
-    return (*sides(size), 3)
+def shape(size: Size, channels: int = COLOURS) -> Shape:
+    """Returns the shape of one image, (h, w, N); its product is the bytes of uint8 pixels."""
+    return (*sides(size), channels)
 
 
 def parse(text: str) -> Size:

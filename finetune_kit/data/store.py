@@ -13,6 +13,7 @@ class PixelStore:
 
     Attributes:
         size: Side in pixels of a square, else (h, w).
+        channels: N.
     """
 
     def __init__(
@@ -21,19 +22,26 @@ class PixelStore:
         size: sizes.Size,
         *,
         cache: np.ndarray | pixelfile.PixelFile | None = None,
+        channels: int = sizes.COLOURS,
     ) -> None:
         """Wraps a reader.
 
         Args:
             reader: Gives the content of an image by its position.
             size: Side in pixels, or (h, w).
-            cache: uint8 [n, h, w, 3], decoded once, or a file of it; None decodes for every batch.
+            cache: uint8 [n, h, w, N], decoded once, or a file of it; None decodes for every batch.
+            channels: N.
         """
-        self.size = sizes.canonical(size)
+        self.size, self.channels = sizes.canonical(size), channels
         self._reader = reader
         self._cache = cache
         # Threads start with the first batch; with pixels in memory there are none.
         self._pool = concurrent.futures.ThreadPoolExecutor(cores.available(), "finetune_kit-decode")
+
+    @property
+    def shape(self) -> sizes.Shape:
+        """Of one image, (h, w, N)."""
+        return sizes.shape(self.size, self.channels)
 
     @property
     def cached(self) -> bool:
@@ -41,10 +49,10 @@ class PixelStore:
         return isinstance(self._cache, np.ndarray)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the images at `indices`, uint8 [b, h, w, 3]."""
+        """Returns the images at `indices`, uint8 [b, h, w, N]."""
         if isinstance(self._cache, np.ndarray):
             return self._cache[indices]
-        images = np.empty((len(indices), *sizes.shape(self.size)), np.uint8)
+        images = np.empty((len(indices), *self.shape), np.uint8)
 
         def fill(rows: np.ndarray) -> None:
             for row in rows:
@@ -57,13 +65,19 @@ class PixelStore:
         return images
 
     def original(self, index: int) -> np.ndarray:
-        """Returns one image at its own size, uint8 [h, w, 3]."""
+        """Returns one image at its own size, uint8 [h, w, N]."""
         content = self._reader.read(int(index))
-        return content if isinstance(content, np.ndarray) else decode.decode(content)
+        if isinstance(content, np.ndarray):
+            return content
+        return decode.decode(content, self.channels)
+
+    def picture(self, index: int) -> np.ndarray:
+        """Returns what is shown of `original`, uint8 [h, w, 3]."""
+        return decode.picture(self.original(index))
 
     def _pixels(self, index: int) -> np.ndarray:
         if isinstance(self._cache, pixelfile.PixelFile):
             row = self._cache.read(int(index))
             if row is not None:
                 return row
-        return decode.pixels(self._reader.read(int(index)), self.size)
+        return decode.pixels(self._reader.read(int(index)), self.size, self.channels)

@@ -97,7 +97,8 @@ class ImageData:
         test: Images that are scored once, or None.
         folds: With a label budget, how it is cross-validated; empty otherwise.
         image_size: Side in pixels to which images are brought, or (height, width).
-        fingerprint: SHA-256 of the sorted (name, label, content) of all images, hexadecimal.
+        fingerprint: SHA-256 of the sorted (name, label, content) of all images, hexadecimal; see
+            `audit.fingerprint`.
         audit: What the decoding pass found.
     """
 
@@ -116,6 +117,11 @@ class ImageData:
         """C, at least 2."""
         return len(self.class_names)
 
+    @property
+    def channels(self) -> int:
+        """N, of every image."""
+        return self.train.store.channels
+
     def splits(self) -> dict[str, Split]:
         """Returns the splits that exist, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -127,6 +133,7 @@ class ImageData:
             "source": self.name,
             "fingerprint": self.fingerprint,
             "image_size": self.image_size,
+            "channels": self.channels,
             "classes": list(self.class_names),
             "counts": {
                 name: dict(

@@ -102,7 +102,7 @@ class Predictions:
             probabilities=probabilities,
             class_names=class_names,
             names=split.names,
-            picture=lambda position: split.store.original(int(split.indices[position])),
+            picture=lambda position: split.store.picture(int(split.indices[position])),
         )
 
     @property

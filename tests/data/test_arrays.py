@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune_kit import checks
+from finetune_kit import checks, data
 from finetune_kit.data import arrays
 from tests.data import samples
 
@@ -115,3 +115,19 @@ def test_floats_that_were_divided_by_255_are_refused() -> None:
     # One image in the full range, or integers, say that the scale is the right one.
     listed([unit[0], unit[1] * 255], [0, 1])
     listed(np.ones((2, 4, 4), np.uint8), [0, 1])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_images_may_have_other_channels(channels) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 5, 6, channels)).astype(np.uint8)
+    source = arrays.Arrays(pixels, np.arange(20) % 2)
+    images = data.load(source, image_size=(5, 6), channels=channels)
+    kept = images.train.store.batch(images.train.indices)
+    np.testing.assert_array_equal(kept, pixels[images.train.indices])
+    # Grey values are not repeated but for RGB, and RGB is not taken for anything else.
+    with pytest.raises(checks.DataError, match=rf"\[h, w, {channels}\] and not empty. Rec"):
+        data.load(arrays.Arrays(np.zeros((20, 5, 6, 3)) + 9, np.arange(20) % 2),
+                  image_size=5, channels=channels)  # fmt: skip
+    for wrong in (0, 65):
+        with pytest.raises(checks.ConfigError, match="channels must lie in"):
+            data.load(source, image_size=5, channels=wrong)

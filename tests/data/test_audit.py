@@ -216,3 +216,6 @@ def test_the_fingerprint_is_the_hash_of_parts_with_their_lengths(tmp_path) -> No
     found = listed(tmp_path, ["gone", name], labels=["ö", "ö"])
     rows = np.stack([np.zeros(32, np.uint8), np.frombuffer(digest, np.uint8)])
     assert audit.fingerprint(found, rows) == expected.hexdigest()
+    # Images that are not seen in RGB are others.
+    expected.update((4).to_bytes(8, "little"))
+    assert audit.fingerprint(found, rows, 4) == expected.hexdigest()

@@ -341,3 +341,29 @@ def test_one_image_mixed_with_itself_is_itself() -> None:
     augmented, labels = apply(images, draws_of(1, MIX=0.0), levels.Level(mix=1.0))
     np.testing.assert_allclose(augmented, images, atol=1e-3)
     np.testing.assert_allclose(labels, [[1, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_every_channel_moves_as_those_of_rgb_do(channels) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 14, 18, channels)).astype(np.uint8)
+    draws = draws_of(6)
+    for name in ("light", "medium", "strong"):
+        level = dataclasses.replace(
+            levels.LEVELS[name], brightness=0.0, contrast=0.0, saturation=0.0, mix=0.0
+        )
+        augmented, _ = apply(images, draws, level)
+        for channel in range(channels):
+            alone, _ = apply(images[..., [channel] * 3], draws, level)
+            np.testing.assert_allclose(augmented[..., channel], alone[..., 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_channels_that_are_no_colours_have_contrast_and_brightness_alone(channels) -> None:
+    images = np.random.default_rng(0).integers(70, 180, (6, 8, 9, channels)).astype(np.uint8)
+    draws = draws_of(6)
+    level = levels.Level(brightness=0.1, contrast=0.4, saturation=0.4)
+    augmented, _ = apply(images, draws, level)
+    for image, row, got in zip(images, 2 * draws.astype(float) - 1, augmented, strict=True):
+        contrast, mean = 1 + 0.4 * row[Draw.CONTRAST], image.mean()
+        expected = mean + contrast * (image - mean) + 25.5 * row[Draw.BRIGHTNESS]
+        np.testing.assert_allclose(got, expected.clip(0, 255), atol=1e-3)

@@ -185,6 +185,8 @@ def test_a_transparent_grey_of_sixteen_bits_is_white() -> None:
     key = struct.pack(">I", 2) + b"tRNS\x12\x34" + check
     data = png(3, 1, depth=16, colours=0, rows=b"\0" + row, more=key)
     assert_pixels(data, np.array([[[255] * 3, [0x12] * 3, [255] * 3]]))
+    expected = [[[0x12, 0], [0x12, 255], [255, 255]]]
+    np.testing.assert_array_equal(decode.decode(data, 2), expected)
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -361,3 +363,27 @@ def test_pixels_are_decoded_then_squeezed() -> None:
     assert (small[:, :3] == 0).all() and (small[:, 5:] == 200).all()
     with pytest.raises(decode.DecodeError, match="the file is empty"):
         decode.pixels(b"", 8)
+
+
+def test_grey_and_alpha_are_those_of_pillow_and_every_channel_is_resized_by_itself() -> None:
+    layer = np.dstack([samples.smooth(), samples.noise(48, 64)[..., :1]])
+    for kind, image in (("PNG", layer), ("JPEG", samples.smooth())):
+        data = samples.encoded(image, kind)
+        rgba = Image.open(io.BytesIO(data)).convert("RGBA")
+        assert (np.asarray(rgba)[..., 3].min() == 255) == (kind == "JPEG")  # opaque
+        on_white = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        wanted = {
+            1: np.asarray(on_white.convert("RGB").convert("L"))[..., None],
+            2: np.asarray(rgba.convert("LA")),
+            4: np.asarray(rgba),
+        }
+        for channels, expected in wanted.items():
+            np.testing.assert_array_equal(decode.decode(data, channels), expected)
+            bands = [
+                Image.fromarray(band).resize((20, 12), Image.Resampling.BILINEAR)
+                for band in np.moveaxis(expected, -1, 0)
+            ]
+            small = decode.pixels(data, (12, 20), channels)
+            np.testing.assert_array_equal(small, np.stack(bands, axis=-1))
+        with pytest.raises(decode.DecodeError, match="an image file, which gives no 5 channels"):
+            decode.pixels(data, 8, 5)

@@ -104,6 +104,7 @@ def test_image_files_are_known_by_their_ending_in_any_case(photos, name) -> None
         ("scan.tif", ".tif"),
         ("scan.TIFF", ".tiff"),
         ("notes.txt", ".txt"),
+        ("arrays.npz", ".npz"),
         ("photo.jpg.part", ".part"),
         ("README", "no suffix"),
     ],

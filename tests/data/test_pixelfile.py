@@ -49,7 +49,7 @@ def photos(tmp_path):
 def decodings(monkeypatch):
     """Returns a list with an entry for every image that is decoded."""
     made, squeeze = [], decode.squeeze
-    monkeypatch.setattr(decode, "squeeze", lambda c, size: made.append(size) or squeeze(c, size))
+    monkeypatch.setattr(decode, "squeeze", lambda *args: made.append(args[1]) or squeeze(*args))
     return made
 
 
@@ -142,6 +142,26 @@ def test_height_and_width_have_a_file_of_their_own(photos, tmp_path, decodings) 
         np.testing.assert_array_equal(pixels, wanted)
     audit.decode_all(photos(), (9, 6), cache_mb=0, cache_dir=str(directory))
     assert len(decodings) > before and len(list(directory.iterdir())) == 2
+
+
+def test_channels_have_a_file_of_their_own(photos, tmp_path, decodings) -> None:
+    directory, found = tmp_path / "cache", photos()
+    options = {"cache_mb": 0, "cache_dir": str(directory)}
+    audit.decode_all(found, SIZE, **options)
+    coloured = the_file(directory).name
+    assert coloured.startswith("pixels-6-5-")
+    for channels in (1, 4):
+        before = len(decodings)
+        audit.decode_all(photos(), SIZE, channels=channels, **options)
+        assert len(decodings) > before  # those of RGB are not taken
+        before = len(decodings)
+        again = audit.decode_all(photos(), SIZE, channels=channels, **options)
+        assert len(decodings) == before
+        images = store.PixelStore(found.reader, SIZE, cache=again.cache, channels=channels)
+        wanted = [decode.pixels(found.reader.read(i), SIZE, channels) for i in (1, 3)]
+        np.testing.assert_array_equal(images.batch(np.array([1, 3])), wanted)
+    kinds = sorted(path.name.rsplit("-", 1)[0] for path in directory.iterdir())
+    assert kinds == ["pixels-6-5", "pixels-6-c1-5", "pixels-6-c4-5"]
 
 
 def test_memory_is_counted_by_height_and_width() -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from finetune_kit import cores
-from finetune_kit.data import decode, folder, store
+from finetune_kit.data import arrays, decode, folder, store
 from tests.data import samples
 
 
@@ -121,3 +121,14 @@ def test_a_batch_is_decoded_on_all_cores_in_order(monkeypatch, count) -> None:
     for row, index in zip(batch, indices, strict=True):
         np.testing.assert_array_equal(row, samples.noise(6, 6, seed=index))
     Meeting.met.clear()
+
+
+@pytest.mark.parametrize(
+    ("channels", "shown"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (5, [0, 1, 2])]
+)
+def test_what_is_shown_is_the_first_three_channels_or_grey(channels, shown) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 7, 5, channels)).astype(np.uint8)
+    images = store.PixelStore(arrays.ArrayReader(pixels, channels), 4, channels=channels)
+    assert images.shape == (4, 4, channels)
+    np.testing.assert_array_equal(images.original(1), pixels[1])
+    np.testing.assert_array_equal(images.picture(1), pixels[1][..., shown])

@@ -62,6 +62,7 @@ def test_the_summary_is_plain_json() -> None:
         "source": "photos",
         "fingerprint": "ab" * 32,
         "image_size": 12,
+        "channels": 3,
         "classes": ["a", "b"],
         "counts": {"train": {"a": 2, "b": 3}, "test": {"a": 3, "b": 0}},
         "images": {"train": 5, "test": 3},

@@ -59,7 +59,7 @@ def test_confused_pairs_are_counted() -> None:
 
 
 def test_of_takes_names_and_pictures_from_the_split() -> None:
-    store = types.SimpleNamespace(original=lambda index: np.full((2, 2, 3), index, np.uint8))
+    store = types.SimpleNamespace(picture=lambda index: np.full((2, 2, 3), index, np.uint8))
     split = types.SimpleNamespace(
         labels=np.array([1, 0]), names=("x", "y"), indices=np.array([7, 9]), store=store
     )

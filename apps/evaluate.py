@@ -72,6 +72,7 @@ def run(config: Config) -> dict[str, Any]:
     with console.progress("Decoding") as task:
         images = data.load(
             image_size=results.input_size(model) or values["data"]["image_size"],
+            channels=results.input_channels(model),
             max_bad_fraction=config.max_bad_fraction,
             progress=task.advance,
             **source_of(config, values.get("config", {})),

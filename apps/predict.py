@@ -69,12 +69,28 @@ class Predictor:
         size: Side in px, or (height, width), to which images are brought before they are stacked,
             or None for a model that takes them as they are, one at a time.
         top_k: Classes named for each image.
+        channels: N of the images.
     """
 
     model: "keras.Model"
     class_names: Sequence[str]
     size: sizes.Size | None
     top_k: int
+    channels: int = sizes.COLOURS
+
+    def read(self, path: pathlib.Path) -> np.ndarray | str:
+        """Returns the pixels of a file, uint8 [h, w, N], or why there are none."""
+        if path.exists() and not path.is_file():
+            return "not a regular file"  # Reading a pipe would wait for ever.
+        try:
+            content = path.read_bytes()
+            if self.size:
+                return decode.pixels(content, self.size, self.channels)
+            return decode.decode(content, self.channels)
+        except decode.DecodeError as error:
+            return str(error)
+        except OSError as error:
+            return error.strerror or str(error)
 
 
 def main(argv: list[str]) -> int:
@@ -83,7 +99,8 @@ def main(argv: list[str]) -> int:
     paths = find(words)
     model, class_names = results.load_model(config.model)
     top_k = min(config.top_k, len(class_names))
-    predictor = Predictor(model, class_names, results.input_size(model), top_k)
+    size, channels = results.input_size(model), results.input_channels(model)
+    predictor = Predictor(model, class_names, size, top_k, channels)
     failed = 0
     with _sink(config) as write, console.progress("Predicting", len(paths)) as task:
         for row in rows(predictor, paths, batch_size=config.batch_size):
@@ -131,12 +148,10 @@ def rows(
     step = batch_size if predictor.size else 1
     with concurrent.futures.ThreadPoolExecutor(cores.available()) as pool:
         chunks = [paths[start : start + step] for start in range(0, len(paths), step)]
-        reading = [
-            pool.submit(_read, path, predictor.size) for path in (chunks[0] if chunks else [])
-        ]
+        reading = [pool.submit(predictor.read, path) for path in (chunks[0] if chunks else [])]
         for chunk, following in itertools.zip_longest(chunks, chunks[1:], fillvalue=()):
             images = [future.result() for future in reading]
-            reading = [pool.submit(_read, path, predictor.size) for path in following]
+            reading = [pool.submit(predictor.read, path) for path in following]
             yield from _predict(predictor, chunk, images)
 
 
@@ -166,19 +181,6 @@ def _images_below(root: pathlib.Path) -> list[pathlib.Path]:
         and path.is_file()
     ]
     return [root / name for name in listing.natural(names)]
-
-
-def _read(path: pathlib.Path, size: sizes.Size | None) -> np.ndarray | str:
-    """Returns pixels, uint8 [h, w, 3], or why there are none."""
-    if path.exists() and not path.is_file():
-        return "not a regular file"  # Reading a pipe would wait for ever.
-    try:
-        content = path.read_bytes()
-        return decode.pixels(content, size) if size else decode.decode(content)
-    except decode.DecodeError as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
 
 
 def _predict(

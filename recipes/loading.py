@@ -72,6 +72,7 @@ def load(config: C) -> Loaded[C]:
             max_bad_fraction=config.max_bad_fraction,
             cache_mb=config.cache_mb,
             cache_dir=config.cache_dir,
+            channels=channels_of(config),
             progress=bar.advance,
         )
     with timed(seconds, "backbone"):
@@ -99,12 +100,18 @@ def load_backbone(config: settings.Source, *, weights: str) -> "Backbone":
         seed=config.seed,
         source_card=config.source_card,
         preprocessing=config.preprocessing,
+        channels=channels_of(config),
         min_loaded=config.min_loaded,
     )
     say_keys(backbone)
     if config.dense_top == backbones.catalogue.KEPT:
         return backbones.keep_dense(backbone)
     return backbone
+
+
+def channels_of(config: settings.Source) -> int:
+    """Returns the number of channels in which the settings want images, N."""
+    return config.channels or data.sizes.COLOURS
 
 
 def say_keys(backbone: "Backbone") -> None:
@@ -142,7 +149,7 @@ def _resolve(
     config: C, parameters: int, images: "ImageData", size: data.sizes.Size
 ) -> tuple[C, dict[str, str]]:
     """Returns the settings with every automatic value chosen, and why."""
-    chosen: dict[str, Any] = {"image_size": size}
+    chosen: dict[str, Any] = {"image_size": size, "channels": channels_of(config)}
     why: dict[str, str] = {}
     if isinstance(config, settings.Training):
         if not config.learning_rate:

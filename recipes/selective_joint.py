@@ -109,6 +109,7 @@ def _load(config: Config) -> "Pool":
             max_bad_fraction=config.max_bad_fraction,
             cache_mb=config.cache_mb,
             cache_dir=config.cache_dir,
+            channels=loading.channels_of(config),
             progress=bar.advance,
         )
 

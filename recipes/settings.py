@@ -150,6 +150,10 @@ class Source:
         "What `finetune-kit source-card` wrote for the network; empty is the bundled card.", ""
     )
     image_size: sizes.Size = size_option()
+    channels: int = option(
+        "Channels of the images: 1 is grey, 2 grey and alpha, 4 RGB and alpha, any other number "
+        "that of .npy files; 0 is RGB.", 0, low=0, high=sizes.MOST_CHANNELS,
+    )  # fmt: skip
     head_stages: int = option("Last stages whose features the head sees; 0 is all.", 1, low=0)
     batch_norm_statistics: str = option(
         "Moving statistics of BatchNorm: the weights' own, or measured anew on the images.",
@@ -164,8 +168,9 @@ class Source:
         check_options(self)
         catalogue.image_size(self.backbone, self.image_size)
         catalogue.refuse_unfit(
-            self.backbone, weights=self.weights, preprocessing=self.preprocessing
-        )
+            self.backbone, weights=self.weights, preprocessing=self.preprocessing,
+            channels=self.channels or sizes.COLOURS,
+        )  # fmt: skip
         catalogue.check_arguments(self.backbone, self.arguments())
         _needed("data", self.data, "a folder of images")
         data.check_source(self.data, self.data_dir or None)
@@ -177,6 +182,11 @@ class Source:
         check_weights(self.weights)
         if self.dense_top == catalogue.KEPT:
             catalogue.refuse_small(self.backbone, self.image_size)
+            if self.channels not in (0, sizes.COLOURS) and not catalogue.is_own(self.backbone):
+                raise checks.ConfigError(
+                    "Dense layers of a network of the catalogue are kept for RGB images alone. "
+                    + checks.received(dense_top=self.dense_top, channels=self.channels)
+                )
         if self.source_card and self.dense_top == catalogue.KEPT:
             raise checks.ConfigError(
                 "A source card is of a network without its dense layers. Received: "

@@ -209,21 +209,48 @@ def image_size(name: str, size: sizes.Size = 0) -> sizes.Size:
     return sizes.canonical(size)
 
 
-def refuse_unfit(name: str, *, weights: str = "", preprocessing: str = "") -> None:
+def refuse_channels(name: str, own: int, channels: int) -> None:
+    """Refuses a model of one's own whose images have another number of channels.
+
+    Args:
+        name: As an error calls it.
+        own: Channels that the model takes; one of RGB can be given others, and grey images can be
+            made of RGB.
+        channels: N of the images.
+
+    Raises:
+        ConfigError: The model cannot take them.
+    """
+    if own in (channels, sizes.COLOURS) or (own == 1 and channels == sizes.COLOURS):
+        return
+    raise checks.ConfigError(
+        f"{name} takes images of {own} channel{'s' if own > 1 else ''}. "
+        f"{checks.received(channels=channels)}. Give --channels={own}, where a command has it."
+    )
+
+
+def refuse_unfit(
+    name: str, *, weights: str = "", preprocessing: str = "", channels: int = sizes.COLOURS
+) -> None:
     """Refuses what a network cannot be told.
 
     Args:
         name: As in `canonical`.
+        channels: N of the images.
         weights: As in `loading.load`; a model of one's own brings its own.
         preprocessing: One of `PREPROCESSING`, or ""; for a model of one's own alone.
 
     Raises:
-        ConfigError: A network of the catalogue is told how to scale pixels.
+        ConfigError: A network of the catalogue is told how to scale pixels, or a model of one's own
+            takes images of another number of channels.
         WeightsError: A model of one's own is to have weights from elsewhere.
     """
     if is_own(name):
         checks.one_of("preprocessing", preprocessing or "none", PREPROCESSING)
         refuse_foreign_weights(weights)
+        if not hub_names.is_preset(name):
+            own = model_files.read(name).shape[-1] or sizes.COLOURS
+            refuse_channels(repr(name), own, channels)
     elif preprocessing:
         raise checks.ConfigError(
             f"{canonical(name)} scales pixels itself; --preprocessing is for .keras and hub:. "

@@ -19,7 +19,7 @@ class Classifier:
 
     Attributes:
         backbone: The pretrained network.
-        model: float32 [b, height, width, 3] in [0, 255] to logits float32 [b, C].
+        model: float32 [b, height, width, N] in [0, 255] to logits float32 [b, C].
         features: The same input to pooled features float32 [b, d].
         head: The dense layer from features to logits, named `head`.
     """
@@ -52,13 +52,13 @@ class Classifier:
     def predictor(self) -> keras.Model:
         """Returns the model that is saved: raw images of any size to probabilities.
 
-        float32 [b, h, w, 3] in [0, 255] to float32 [b, C] that sum to 1. It resizes as the kit's
+        float32 [b, h, w, N] in [0, 255] to float32 [b, C] that sum to 1. It resizes as the kit's
         decoder does (which reduces large JPEGs before; see `data.decode.MARGIN` for what differs
         where they come at full size), holds Keras' own layers alone and was never compiled, so it
         loads wherever Keras is installed.
         """
-        height, width = self.model.inputs[0].shape[1:3]
-        raw = keras.Input((None, None, 3), name="image", dtype="float32")
+        height, width, channels = self.model.inputs[0].shape[1:]
+        raw = keras.Input((None, None, channels), name="image", dtype="float32")
         resize = keras.layers.Resizing(
             height, width, antialias=True, name="resize", dtype="float32"
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -52,7 +53,7 @@ def load(
         seed: Draws random weights; the caller's random state is left as it was.
         source_card: What `finetune-kit source-card` wrote for it; "" is the bundled one, if any.
         preprocessing: What a model of one's own expects, see `own.load`; "" is raw pixels.
-        channels: Of the images, N; see `stems.with_channels`.
+        channels: Of the images, N; see `stems.with_channels`, and `own.load` for a model of N.
         min_loaded: Smallest share of the network's parameters that a file must give.
 
     Raises:
@@ -62,8 +63,8 @@ def load(
             ImageNet weights cannot be downloaded.
         UntrustedFileError: A file holds code.
     """
-    checks.one_of("precision", precision, catalogue.PRECISIONS)
-    build = _own if isinstance(name, keras.Model) or catalogue.is_own(name) else _known
+    is_own = isinstance(name, keras.Model) or catalogue.is_own(name)
+    build = functools.partial(_own, channels=channels) if is_own else _known
     with _policy(precision), _seeded(seed):
         made = build(name, image_size, weights, dict(arguments or {}), preprocessing)
         keys.refuse_poor(made.keys, min_loaded, source=made.weights, network=made.model.name)
@@ -149,6 +150,7 @@ def _own(
     source: str,
     arguments: dict[str, Any],
     preprocessing: str,
+    channels: int,
 ) -> types.Backbone:
     """Returns a user's own model as a backbone, its stages not yet found."""
     if arguments:
@@ -163,7 +165,10 @@ def _own(
         return _preset(name, size, source, preprocessing)
     scaled = preprocessing or "none"
     policy = keras.mixed_precision.dtype_policy().name
-    made = own.load(given, image_size=size, weights=source, preprocessing=scaled, precision=policy)
+    made = own.load(
+        given, image_size=size, weights=source, preprocessing=scaled, precision=policy,
+        channels=channels,
+    )  # fmt: skip
     return types.Backbone(
         name=name,
         model=made.model,
@@ -206,7 +211,12 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _policy(precision: str) -> Iterator[None]:
-    """Sets Keras' global dtype policy for the layers that are made inside."""
+    """Sets Keras' global dtype policy for the layers that are made inside.
+
+    Raises:
+        ConfigError: None of `catalogue.PRECISIONS`.
+    """
+    checks.one_of("precision", precision, catalogue.PRECISIONS)
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy(precision)
     try:

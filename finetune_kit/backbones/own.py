@@ -10,7 +10,7 @@ from finetune_kit import checks
 from finetune_kit.backbones import catalogue, graphs, model_files, scaling, tokens, tops
 from finetune_kit.data import sizes
 
-# Scalings that are the same for every channel, so that grey values have them too.
+# Scalings that are the same for every channel, so that any number of them can have them.
 GREY = ("none", "unit", "tf")
 
 
@@ -19,7 +19,7 @@ class Own:
     """What becomes of a user's model.
 
     Attributes:
-        model: float32 [b, height, width, 3] in [0, 255] to its feature map [b, h, w, c].
+        model: float32 [b, height, width, N] in [0, 255] to its feature map [b, h, w, c].
         head: From that map at the model's own size to logits [b, C]; None without one.
         weights: "own", or "none" for random ones.
     """
@@ -36,20 +36,23 @@ def load(
     weights: str = "",
     preprocessing: str = "none",
     precision: str = "float32",
+    channels: int = sizes.COLOURS,
 ) -> Own:
     """Returns a copy of a user's model as a backbone; the model itself is left as it is.
 
     Augmentations are left out, and the resizing with which a model of images of any size begins;
     models inside it are unfolded, and what stands behind the feature map is taken off. A model of
-    grey images gets the grey value (ITU-R BT.601) of what it is shown.
+    grey images gets the grey value (ITU-R BT.601) of RGB images that it is shown.
 
     Args:
-        network: A functional or sequential model from images [b, h, w, 3] or [b, h, w, 1] to a map
-            or to scores, or the `.keras` file of one.
+        network: A functional or sequential model from images [b, h, w, 3], [b, h, w, 1] or
+            [b, h, w, N] to a map or to scores, or the `.keras` file of one.
         image_size: Side in pixels of the images that the backbone takes, or (height, width).
         weights: "" for the model's own, "none" for random ones.
         preprocessing: What the model expects, one of `catalogue.PREPROCESSING`.
         precision: Policy of the layers that compute in float32.
+        channels: N of the images; for others than its own, a model of RGB images is still one of
+            these, see `stems`.
 
     Raises:
         ConfigError: The model is no such model, or cannot be built at that size.
@@ -61,14 +64,13 @@ def load(
     given = graphs.functional(
         network if isinstance(network, keras.Model) else _read(os.fspath(network))
     )
-    channels = given.inputs[0].shape[-1] or 3
-    _check_channels(given.name, channels, preprocessing)
-    flat = graphs.rebuilt(given, keras.Input((*given.inputs[0].shape[1:3], channels)))
+    own = given.inputs[0].shape[-1] or sizes.COLOURS
+    _check_channels(given.name, own, channels, preprocessing)
+    flat = graphs.rebuilt(given, keras.Input((*given.inputs[0].shape[1:3], own)))
     features = tops.find_map(flat)
     head = None if None in features.shape[1:] or weights else tops.head_of(flat, features)
     before = graphs.resized(flat)
-    images = keras.Input(sizes.shape(image_size), name="pixels")
-    colours = keras.ops.image.rgb_to_grayscale(images) if channels == 1 else images
+    images, colours = _inputs(image_size, own, channels)
     model = _at_size(
         keras.Model(before[1] if before else flat.inputs[0], features, name=given.name),
         scaling.preprocess(colours, preprocessing),
@@ -112,15 +114,24 @@ def _at_size(body: keras.Model, x: Any, images: Any, **options: Any) -> keras.Mo
     return model
 
 
-def _check_channels(name: str, channels: int, preprocessing: str) -> None:
-    if channels not in (1, 3):
+def _inputs(image_size: sizes.Size, own: int, channels: int) -> tuple[Any, Any]:
+    """Returns the images of a backbone, and of them what its model takes, [b, h, w, own].
+
+    Of other channels than its own, `stems` makes a backbone of one that takes RGB.
+    """
+    if own == channels:
+        images = keras.Input(sizes.shape(image_size, channels), name="pixels")
+        return images, images
+    images = keras.Input(sizes.shape(image_size), name="pixels")
+    return images, keras.ops.image.rgb_to_grayscale(images) if own == 1 else images
+
+
+def _check_channels(name: str, own: int, channels: int, preprocessing: str) -> None:
+    catalogue.refuse_channels(name, own, channels)
+    if own != sizes.COLOURS and preprocessing not in GREY:
+        kind = "grey images" if own == 1 else f"images of {own} channels"
         raise checks.ConfigError(
-            "A backbone of one's own takes RGB or grey images, [b, h, w, 3] or [b, h, w, 1]. "
-            + checks.received(model=name, channels=channels)
-        )
-    if channels == 1 and preprocessing not in GREY:
-        raise checks.ConfigError(
-            f"{name} takes grey images, for which preprocessing is one of {', '.join(GREY)}. "
+            f"{name} takes {kind}, for which preprocessing is one of {', '.join(GREY)}. "
             + checks.received(preprocessing=preprocessing)
         )
 

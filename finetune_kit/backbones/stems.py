@@ -23,8 +23,9 @@ import numpy as np
 
 from finetune_kit import checks
 from finetune_kit.backbones import graphs
+from finetune_kit.data import sizes
 
-COLOURS = 3
+COLOURS = sizes.COLOURS
 TOLERANCE = 1e-3  # of 255: beyond, what stands before the first convolution is no line
 
 
@@ -50,8 +51,9 @@ def with_channels(model: keras.Model, channels: int) -> keras.Model:
     """Returns a network for images of another number of channels.
 
     Args:
-        model: A flat functional model, float32 [b, h, w, 3] in [0, 255] to [b, h', w', c].
-        channels: N of the images, float32 [b, h, w, N] in [0, 255]; with 3 the model is returned.
+        model: A flat functional model, float32 [b, h, w, 3] in [0, 255] to [b, h', w', c]; one
+            that takes N channels already is returned.
+        channels: N of the images, float32 [b, h, w, N] in [0, 255].
 
     Returns:
         A copy whose first convolution has kernels for N channels; everything else is equal.
@@ -61,7 +63,7 @@ def with_channels(model: keras.Model, channels: int) -> keras.Model:
             and a convolution of all three.
     """
     checks.in_range("channels", channels, 1)
-    if channels == COLOURS:
+    if channels == model.inputs[0].shape[-1]:
         return model
     if any(isinstance(layer, keras.Model) for layer in model.layers):
         model = graphs.rebuilt(model, keras.Input(model.inputs[0].shape[1:], name="pixels"))

@@ -36,7 +36,7 @@ class Backbone:
 
     Attributes:
         name: In the catalogue, `hub:PRESET`, or the `.keras` file or name of a user's model.
-        model: One flat functional graph: float32 [b, height, width, 3] in [0, 255] to [b, h, w, c].
+        model: One flat functional graph: float32 [b, height, width, N] in [0, 255] to [b, h, w, c].
         stages: Every layer in exactly one stage, from input to output.
         image_size: Side in pixels of square images, else (height, width).
         weights: Where the weights came from: a file, "imagenet", "bundled", "own" or "none".
@@ -60,3 +60,8 @@ class Backbone:
     preprocessing: str = ""
     head: "keras.Model | None" = None
     keys: "KeyReport | None" = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that `model` takes, N."""
+        return int(self.model.inputs[0].shape[-1])

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "Predictions": "predictions",
         "Report": "report",
         "TENSORBOARD": "workdir",
+        "input_channels": "export",
         "input_size": "export",
         "load_model": "export",
         "next_numbered": "workdir",

@@ -20,7 +20,7 @@ def save_model(
     """Writes `model.keras` and then `classes.json`, each in one step.
 
     Args:
-        predictor: Raw pixels, [b, any, any, 3] in 0..255, to probabilities [b, C]; made of layers
+        predictor: Raw pixels, [b, any, any, N] in 0..255, to probabilities [b, C]; made of layers
             that Keras itself brings, so that it loads where this package is not installed.
         class_names: C names, in the order of the probabilities.
         directory: The work directory.
@@ -85,6 +85,11 @@ def input_size(model: keras.Model) -> sizes.Size | None:
         if isinstance(layer, keras.layers.Resizing):
             return sizes.canonical((layer.height, layer.width))
     return None
+
+
+def input_channels(model: keras.Model) -> int:
+    """Returns the number of channels of the images that a model takes; 3 where it says none."""
+    return int(model.inputs[0].shape[-1] or sizes.COLOURS)
 
 
 def _read_classes(path: pathlib.Path) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def measure(
     No labels are looked at, and the backbone is left as it was.
 
     Args:
-        backbone: Its BatchNorm layers or its card say what the source was like.
+        backbone: Its BatchNorm layers or its card say what the source was like; in RGB alone.
         split: n images of its size; without an observation, up to `MAX_IMAGES` of them are used.
         seed: Decides which, and seeds the bootstrap.
         observation: What the backbone sees of exactly these images, if that is known already.
@@ -99,6 +99,11 @@ def _unknown(backbone: "Backbone", images: int, known: bool) -> str:
         return f"Similarity is unknown: it takes {moments.MIN_IMAGES} images, there are {images}."
     if backbone.weights == "none":
         return "Similarity is unknown: random weights have no source."
+    if backbone.channels != sizes.COLOURS:
+        return (
+            "Similarity is unknown: the source is known in RGB, and these images have "
+            f"{backbone.channels} channel{'s' if backbone.channels > 1 else ''}."
+        )
     if not known:
         return (
             f"Similarity is unknown: {backbone.name} has no BatchNorm layer that remembers its "

@@ -313,3 +313,18 @@ def test_an_export_of_this_package_is_a_backbone(head_stages, tmp_path) -> None:
     np.testing.assert_array_equal(larger(images(32, 64)), by_size(images(32, 64)))
     grey = backbones.load(path, channels=1).model(pixels[..., :1])
     np.testing.assert_allclose(grey, network.model(pixels[..., [0, 0, 0]]), atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_an_export_for_other_channels_is_a_backbone_for_these(channels) -> None:
+    network = backbones.load("bundled", image_size=32, channels=channels)
+    exported = backbones.attach_head(network, 5).predictor()
+    assert exported.input_shape == (None, None, None, channels)
+    pixels = images()[..., [0] * channels]
+    backbone = backbones.load(exported, channels=channels)
+    assert backbone.channels == channels
+    np.testing.assert_array_equal(backbone.model(pixels), network.model(pixels))
+    with pytest.raises(checks.ConfigError, match=f"Give --channels={channels}, where a command"):
+        backbones.load(exported, channels=5)
+    with pytest.raises(checks.ConfigError, match="for which preprocessing is one of none, unit"):
+        backbones.load(exported, channels=channels, preprocessing="caffe")

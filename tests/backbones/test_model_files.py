@@ -85,7 +85,7 @@ def wrong_models():
     return {
         r"must take images \[b, h, w, ch": keras.Model(vector, layers.Dense(2)(vector)),
         "one input and one output|with inputs": keras.Model([one, two], layers.Add()([one, two])),
-        "RGB or grey images.*channels=5": on_images(lambda x: x, (8, 8, 5)),
+        "takes images of 5 channels. Received: channels=3": on_images(lambda x: x, (8, 8, 5)),
         "needs a feature map": keras.Model(one, flat),
     }
 

@@ -280,6 +280,45 @@ def test_a_run_on_images_that_are_not_square_and_what_becomes_of_it(photos, tmp_
     np.testing.assert_allclose([row["probability"] for row in rows], expected.max(1), atol=0.02)
 
 
+def test_a_run_on_arrays_of_which_the_fourth_channel_alone_tells_the_classes(tmp_path) -> None:
+    generator = np.random.default_rng(0)
+    for name, bright in (("dark", 0), ("light", 120)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = generator.integers(0, 120, (40, 36, 4)).astype(np.uint8)
+            pixels[..., 3] += bright
+            np.save(tmp_path / "photos" / name / f"{number}.npy", pixels)
+    photos, workdir = str(tmp_path / "photos"), tmp_path / "run"
+    quick = {"augment": "strong", "epochs": 1, "plan": "last_stage", "image_size": 32}
+    method, config = configure("auto", photos, workdir, channels=4, **quick)
+    report = method.run(config)
+    assert report.scores["test"]["accuracy"].value == 1.0
+    assert report.config["channels"] == report.data["channels"] == 4
+    assert any("in RGB, and these images have 4 channels" in note for note in report.notes)
+
+    found = evaluate.run(evaluate.Config(model=str(workdir)))
+    expected = report.scores["test"]["log_loss"].value
+    assert found["scores"]["log_loss"]["value"] == pytest.approx(expected, abs=1e-3)
+    model = keras.saving.load_model(workdir / "model.keras")
+    assert model.input_shape == (None, None, None, 4)
+    paths = sorted(pathlib.Path(photos).glob("*/1*.npy"))
+    expected = model.predict(np.stack([np.load(p) for p in paths]).astype(np.float32), verbose=0)
+    odd = tmp_path / "odd.npy"
+    np.save(odd, np.zeros((40, 36, 3), np.uint8))
+    words = [*map(str, paths), str(odd), f"--output={tmp_path / 'out.jsonl'}"]
+    assert predict.main([f"--model={workdir}", *words]) == 0
+    *rows, bad = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose([row["probability"] for row in rows], expected.max(1), atol=0.01)
+    assert bad["error"] == "an array of shape (40, 36, 3), where [h, w, 4] is needed"
+
+    # The export is itself a network for four channels.
+    own = {"backbone": str(workdir / "model.keras"), "channels": 4}
+    method, config = configure("head_only", photos, tmp_path / "again", **own)
+    assert method.run(config).scores["test"]["accuracy"].value == 1.0
+    with pytest.raises(checks.ConfigError, match="4 channels. Received: channels=3. Give --chann"):
+        dataclasses.replace(config, channels=0)
+
+
 def test_settings_are_checked_before_anything_is_loaded(photos, tmp_path) -> None:
     made = {"data": photos, "workdir": str(tmp_path)}
     for values, words in (
@@ -289,6 +328,8 @@ def test_settings_are_checked_before_anything_is_loaded(photos, tmp_path) -> Non
         ({"image_size": (48, 16)}, r"at least 32 px. Received: image_size=\(48, 16\)"),
         ({"image_size": (32, 48, 3)}, "a side in pixels, or .height, width"),
         ({"image_size": (32, 160)}, "32 to 128 px. Received: image_size=.32, 160"),
+        ({"channels": 65}, "channels must lie in"),
+        ({"channels": 4, "dense_top": "convolve", "backbone": "mobilenet"}, "for RGB images"),
         ({"backbone_args": "alpha"}, "must look like alpha=0.25"),
         ({"data": ""}, "--data is needed"),
         ({"workdir": ""}, "--workdir is needed"),

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from finetune_kit import backbones, similarity
+from finetune_kit import backbones, data, similarity
+from finetune_kit.backbones import stems
+from finetune_kit.data import arrays
 from finetune_kit.similarity import innovation, measuring, moments, types
 from tests.similarity import nets
 
@@ -155,3 +157,18 @@ def test_a_stage_is_the_root_mean_square_of_its_taps(photos) -> None:
     first = [depth.distance.value for depth in photos.profile if depth.stage == "stem"]
     assert len(first) == 2
     assert stages["stem"] == pytest.approx(math.sqrt((first[0] ** 2 + first[1] ** 2) / 2))
+
+
+@pytest.mark.parametrize(("channels", "words"), [(1, "1 channel."), (4, "4 channels.")])
+def test_of_images_that_are_not_rgb_nothing_is_said(channels, words) -> None:
+    toy = nets.backbone()
+    model = stems.with_channels(toy.model, channels)
+    adapted = dataclasses.replace(toy, model=model, stages=backbones.find_stages(model))
+    pixels = np.random.default_rng(0).integers(0, 256, (9, nets.SIDE, nets.SIDE, channels))
+    source = arrays.Arrays(pixels.astype(np.uint8), [0, 1] * 4 + [0])
+    images = data.load(source, image_size=nets.SIDE, channels=channels)
+    found = similarity.measure(adapted, images.train)
+    assert found.value is None and found.shift == "unknown"
+    assert found.notes[0].endswith(f"in RGB, and these images have {words}")
+    seen = similarity.observe(adapted, images.train)
+    assert np.isfinite(seen.pooled_features).all()

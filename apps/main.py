@@ -26,7 +26,8 @@ COMMANDS = {
     "source-card": ("apps.source_card", "Write what a network sees of its source."),
     "benchmark": ("apps.benchmark", "Measure accuracy and speed against baselines."),
 }
-RESUMABLE = ("finetune", "pretrain")  # these have --resume
+# These have --resume, and find what they go on with by that flag.
+RESUMABLE = {"finetune": "--workdir", "pretrain": "--workdir", "pretrain-arrays": "--output"}
 
 
 TERMINATED = 128 + signal.SIGTERM
@@ -59,7 +60,7 @@ def run_app(command: str, argv: list[str] | None = None) -> int:
         code: int = importlib.import_module(COMMANDS[command][0]).main(rest)
         return code
 
-    return _exit_code(act, debug=len(rest) < len(words), resumes=command in RESUMABLE)
+    return _exit_code(act, debug=len(rest) < len(words), place=RESUMABLE.get(command, ""))
 
 
 def _without_command(words: list[str]) -> int:
@@ -82,9 +83,9 @@ def _without_command(words: list[str]) -> int:
     )
 
 
-def _exit_code(act: Callable[[], int], *, debug: bool = False, resumes: bool = False) -> int:
+def _exit_code(act: Callable[[], int], *, debug: bool = False, place: str = "") -> int:
     """Returns what `act` returns, or says in one line why not and returns that exit code."""
-    hint = " Go on with --resume and the same --workdir." if resumes else ""
+    hint = f" Go on with --resume and the same {place}." if place else ""
     try:
         code = _answer(act)
         sys.stdout.flush()

@@ -154,7 +154,9 @@ def test_an_interruption_is_130(command, capsys) -> None:
 @pytest.mark.parametrize("name", list(main.COMMANDS))
 def test_an_interrupted_training_says_how_to_go_on(name, monkeypatch, capsys) -> None:
     main.run([name, "--help"])
-    hint = " Go on with --resume and the same --workdir." * ("resume" in capsys.readouterr().out)
+    text = capsys.readouterr().out
+    place = "--workdir" if "--workdir" in text else "--output"
+    hint = f" Go on with --resume and the same {place}." * ("resume" in text)
     module = importlib.import_module(main.COMMANDS[name][0])
     monkeypatch.setattr(module, "main", raising(KeyboardInterrupt()))
     assert main.run([name]) == 130

@@ -99,12 +99,12 @@ def list_folder(root: str) -> listing.Listing:
     folders = class_folders(root)
     root = os.path.normpath(root)
     _count_strays(root, folders, ignored)
-    empty = []
     for folder in folders:
         paths = _images(folder.path, os.path.realpath(root), ignored)
-        names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
-        rows += [(name, folder) for name in names]
-        empty += [] if names else [os.path.relpath(folder.path, root)]
+        rows += [(os.path.relpath(path, root).replace(os.sep, "/"), folder) for path in paths]
+    rows = _without_features(rows, ignored)
+    filled = {folder.path for _, folder in rows}
+    empty = [os.path.relpath(x.path, root) for x in folders if x.path not in filled]
     if empty:
         there = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
         raise checks.DataError(
@@ -123,6 +123,18 @@ def list_folder(root: str) -> listing.Listing:
         classes=tuple(listing.natural({folder.label for folder in folders})),
         ignored=dict(ignored),
     )
+
+
+def _without_features(
+    rows: list[tuple[str, ClassFolder]], ignored: collections.Counter[str]
+) -> list[tuple[str, ClassFolder]]:
+    """Returns the images: arrays only where they outnumber pictures, as features or masks do not."""
+    pictures = [row for row in rows if not row[0].casefold().endswith(npy.SUFFIX)]
+    arrays = len(rows) - len(pictures)
+    if not 0 < arrays <= len(pictures):
+        return rows
+    ignored[npy.SUFFIX] += arrays
+    return pictures
 
 
 def _tops(root: str) -> list[tuple["os.DirEntry[str]", str]]:

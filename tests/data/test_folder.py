@@ -115,6 +115,22 @@ def test_what_is_no_image_is_left_out_and_counted(photos, name, kind) -> None:
     assert found.ignored == {kind: 1} and len(found) == 5
 
 
+def test_arrays_are_images_where_they_outnumber_pictures(photos, tmp_path) -> None:
+    for label in ("cat", "dog"):
+        (photos / label / "features.npy").write_bytes(b"x")
+        (tmp_path / "arrays" / label).mkdir(parents=True)
+        (tmp_path / "arrays" / label / "1.npy").write_bytes(b"x")
+    found = folder.list_folder(str(photos))
+    assert found.ignored == {".npy": 2} and len(found) == 5
+    assert folder.list_folder(str(tmp_path / "arrays")).names == ("cat/1.npy", "dog/1.npy")
+    # A class of arrays alone, among pictures, is an empty one.
+    (tmp_path / "arrays" / "dog" / "2.png").write_bytes(b"x")
+    assert len(folder.list_folder(str(tmp_path / "arrays"))) == 3
+    (tmp_path / "arrays" / "dog" / "3.png").write_bytes(b"x")
+    with pytest.raises(checks.DataError, match=r"none in cat \(ignored: 2 \.npy\)"):
+        folder.list_folder(str(tmp_path / "arrays"))
+
+
 def test_what_stands_beside_the_class_folders_is_counted(photos) -> None:
     for name in ("0.png", "labels.csv", ".git/config", "1.png"):
         samples.write(photos / name)

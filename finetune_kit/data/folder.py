@@ -128,7 +128,7 @@ def list_folder(root: str) -> listing.Listing:
 def _without_features(
     rows: list[tuple[str, ClassFolder]], ignored: collections.Counter[str]
 ) -> list[tuple[str, ClassFolder]]:
-    """Returns the images: arrays only where they outnumber pictures, as features or masks do not."""
+    """Returns the images: arrays only where they outnumber pictures. Features do not, nor masks."""
     pictures = [row for row in rows if not row[0].casefold().endswith(npy.SUFFIX)]
     arrays = len(rows) - len(pictures)
     if not 0 < arrays <= len(pictures):

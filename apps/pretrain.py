@@ -235,41 +235,53 @@ def _images(config: Config) -> "ImageData":
 def describe(config: Config, classifier: "Classifier", images: "ImageData") -> "SourceCard":
     """Returns the source card of a trained network.
 
-    Moments and feature statistics are over all of train, rows of features and the null
-    distribution from the test split.
+    It is the card of the first source: of its classes and its images alone.
+    What is added to train better, as fractals are, is not what a target could resemble. Moments and
+    feature statistics are over train, rows of features and the null distribution from the test
+    split.
 
     Args:
         config: What made the weights.
         classifier: The trained network.
         images: The source images, with a test split.
     """
+    import numpy as np
+
     from finetune_kit import backbones, features, metrics, similarity
 
     if images.test is None:
         raise checks.DataError("A source card needs a test split. Received: none")
-    probabilities = features.predict(classifier, images.test)
-    right = int((probabilities.argmax(axis=1) == images.test.labels).sum())
-    accuracy = metrics.wilson(right, len(images.test)).to_dict() | {"n": len(images.test)}
+    own, test = (_of_the_first(config, split) for split in (images.train, images.test))
+    right = int((features.predict(classifier, test).argmax(axis=1) == test.labels).sum())
+    accuracy = metrics.wilson(right, len(test)).to_dict() | {"n": len(test)}
     backbone = classifier.backbone
     observer = similarity.Observer(backbone)
+    classes = np.unique(own.labels)
     measured = similarity.describing.statistics(
         backbones.find_taps(backbone.model, backbone.stages),
-        observer.observe(images.train),
-        images.train.labels,
-        num_classes=images.num_classes,
-        held_out=observer.observe(images.test),
+        observer.observe(own),
+        np.searchsorted(classes, own.labels),
+        num_classes=len(classes),
+        held_out=observer.observe(test),
         seed=config.seed,
     )
     counts = ", ".join(f"{len(split):,} {name}" for name, split in images.splits().items())
     return backbones.SourceCard(
         trained_on=f"{images.name} ({counts} images)",
         terms=config.terms,
-        class_names=images.class_names,
+        class_names=tuple(images.class_names[label] for label in classes),
         image_size=config.image_size,
         accuracy=accuracy,
         recipe=_recipe(config),
         **measured,
     )
+
+
+def _of_the_first(config: Config, split: "Split") -> "Split":
+    """Returns those images of a split that are of the first source; see `mixture.joined`."""
+    if len(config.sources) == 1:
+        return split
+    return split.take([i for i, name in enumerate(split.names) if name.startswith("0/")])
 
 
 def _recipe(config: Config) -> dict[str, Any]:

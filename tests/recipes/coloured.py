@@ -15,8 +15,8 @@ def write(root: pathlib.Path, *, per_class: int = 14, seed: int = 0) -> pathlib.
     for channel, name in enumerate(CLASSES):
         (root / name).mkdir(parents=True)
         for number in range(per_class):
-            pixels = generator.uniform(0, 120, (SIDE, SIDE, 3))
+            pixels = generator.uniform(0, 80, (SIDE, SIDE, 3))
             top, left = generator.integers(0, 12, 2)
-            pixels[top : top + 18, left : left + 18, channel] += 110
+            pixels[top : top + 18, left : left + 18, channel] += 160
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:02d}.png")
     return root

@@ -282,11 +282,12 @@ def test_a_run_on_images_that_are_not_square_and_what_becomes_of_it(photos, tmp_
 
 def test_a_run_on_arrays_of_which_the_fourth_channel_alone_tells_the_classes(tmp_path) -> None:
     generator = np.random.default_rng(0)
-    for name, bright in (("dark", 0), ("light", 120)):
+    for name, axis in (("across", 0), ("down", 1)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(20):
             pixels = generator.integers(0, 120, (40, 36, 4)).astype(np.uint8)
-            pixels[..., 3] += bright
+            stripes = 120 * (np.arange(pixels.shape[axis]) // 5 % 2).astype(np.uint8)
+            pixels[..., 3] += np.expand_dims(stripes, 1 - axis)
             np.save(tmp_path / "photos" / name / f"{number}.npy", pixels)
     photos, workdir = str(tmp_path / "photos"), tmp_path / "run"
     quick = {"augment": "strong", "epochs": 1, "plan": "last_stage", "image_size": 32}

@@ -36,14 +36,13 @@ def photos(backbone, observer):
 def test_photographs_are_nearer_than_dark_ones_and_noise_is_at_0(
     backbone, observer, photos
 ) -> None:
-    dark = 0.3 * nets.photographs(50)
+    dark = 0.1 * nets.photographs(50)  # it was trained on views of many brightnesses
     others = [
         similarity.measure(backbone, nets.split(pixels), observer=observer)
         for pixels in (dark, pixel_noise(50))
     ]
     values = [found.value.value for found in (photos, *others)]
-    # It was trained on views of any brightness, which brings dark images nearer.
-    assert values[0] > values[1] + 0.05 > values[2] and values[2] == pytest.approx(0, abs=0.02)
+    assert values[0] > values[1] + 0.1 > values[2] and values[2] == pytest.approx(0, abs=0.02)
     assert others[0].shift == "input"
 
 

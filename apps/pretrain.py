@@ -37,12 +37,8 @@ OWN_FOLDER, OWN_WEIGHTS, OWN_CARD = "backbone", "backbone.weights.h5", "card.npz
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Flags of `finetune-kit pretrain`.
-
-    Raises:
-        ConfigError, DataError: A value that its field does not allow.
-    """
+class Sources:
+    """What is trained on, and where things are; a base of `Config`, so that these come first."""
 
     data: str = settings.option(
         "Source images: a folder, a .csv manifest, tfds:NAME, or fractals:CLASSESxIMAGES.", ""
@@ -51,32 +47,24 @@ class Config:
     workdir: str = settings.option("Where weights, card and logs go; new or empty.", "")
     data_dir: str = settings.option("Where TensorFlow Datasets keeps its data sets.", "")
     terms: str = settings.option("Terms of use of the source images, for the card.", "")
-    backbone: str = settings.option(
-        "Network; a specification, as in spec:32-32|64, is one of your own.", catalogue.BUNDLED
-    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(pretrain_arrays.Training, Sources):
+    """Flags of `finetune-kit pretrain`.
+
+    Raises:
+        ConfigError, DataError: A value that its field does not allow.
+    """
+
     backbone_args: str = settings.option("Arguments of the network, as in any_filters=True.", "")
     image_size: int = settings.option("Side of the input in pixels.", 32, low=32, high=128)
     validation_fraction: float = settings.option(
         "Share of the training images that chooses the best epoch.", 0.05, low=0.01, high=0.5
     )
-    epochs: int = settings.option("Passes over the images.", 24, low=1)
     images_shown: int = settings.option(
         "Images shown in all, in whole passes, in the place of --epochs; 0 is by epochs.", 0, low=0
     )
-    learning_rate: float = settings.option("Peak learning rate.", 2e-3, low=1e-6, high=1.0)
-    weight_decay: float = settings.option("Decoupled weight decay.", 0.05, low=0.0, high=1.0)
-    label_smoothing: float = settings.option(
-        "Share of each label that is spread over all classes.", 0.1, low=0.0, high=0.9
-    )
-    batch_size: int = settings.option("Images a step.", 64, low=1)
-    augment: str = settings.option(
-        "Strength of the augmentation.", "light", choices=settings.AUGMENTATIONS
-    )
-    rotation: float = settings.option(
-        "Share of the loss that asks how far an image is turned; 0 does not ask.", 0.0,
-        low=0.0, high=0.9,
-    )  # fmt: skip
-    seed: int = settings.option("Decides weights, splits, order and augmentation.", 0, low=0)
     overwrite: bool = settings.option("Delete what an earlier run left in workdir.", False)
     resume: bool = settings.option("Go on with the interrupted run in workdir.", False)
     arrays: str = settings.option(

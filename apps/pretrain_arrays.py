@@ -33,15 +33,9 @@ AUGMENTATIONS = ("none", "light", "medium")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Flags of `finetune-kit pretrain-arrays`.
+class Training:
+    """What both ways to train, on images and on arrays, are told."""
 
-    Raises:
-        ConfigError, DataError: A value that its field does not allow.
-    """
-
-    arrays: str = settings.option("Images to train on, as `pretrain --arrays` writes them.", "")
-    output: str = settings.option(f"File for the weights, ending in {SUFFIX}; new.", "")
     backbone: str = settings.option(
         "Network; a specification, as in spec:32-32|64, is one of your own.", catalogue.BUNDLED
     )
@@ -52,12 +46,33 @@ class Config:
         "Share of each label that is spread over all classes.", 0.1, low=0.0, high=0.9
     )
     batch_size: int = settings.option("Images a step.", 64, low=1)
-    augment: str = settings.option("Strength of the augmentation.", "light", choices=AUGMENTATIONS)
+    augment: str = settings.option(
+        "Strength of the augmentation.", "light", choices=settings.AUGMENTATIONS
+    )
     rotation: float = settings.option(
         "Share of the loss that asks how far an image is turned; 0 does not ask.", 0.0,
         low=0.0, high=0.9,
     )  # fmt: skip
-    seed: int = settings.option("Decides weights, order and augmentation.", 0, low=0)
+    seed: int = settings.option("Decides weights, splits, order and augmentation.", 0, low=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Files:
+    """What is read and written; a base of `Config`, so that these flags come first."""
+
+    arrays: str = settings.option("Images to train on, as `pretrain --arrays` writes them.", "")
+    output: str = settings.option(f"File for the weights, ending in {SUFFIX}; new.", "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Training, Files):
+    """Flags of `finetune-kit pretrain-arrays`.
+
+    Raises:
+        ConfigError, DataError: A value that its field does not allow.
+    """
+
+    augment: str = settings.option("Strength of the augmentation.", "light", choices=AUGMENTATIONS)
     resume: bool = settings.option("Go on with the interrupted run that left a backup.", False)
 
     def __post_init__(self) -> None:

@@ -52,6 +52,13 @@ class Mixture:
     augment: str = "light"
     label_smoothing: float = 0.0
 
+    @property
+    def images(self) -> str:
+        """The name of the images alone, which mixtures that train otherwise share."""
+        named = {"source": not self.alone, "photos": self.photos,
+                 "fractals": self.fractals or self.alone}  # fmt: skip
+        return ", ".join(name for name, is_there in named.items() if is_there)
+
     def sources(self, source: str, photos: str) -> tuple[str, ...]:
         """Returns what to train on, the source that is scored on first."""
         if self.alone:
@@ -104,6 +111,8 @@ class Config:
         for number in numbers(self.per_class):
             checks.in_range("per_class", number, 2)
         if not self.source:
+            if self.elsewhere:
+                raise checks.ConfigError("--elsewhere needs --source. Received: source=''")
             return
         for source in filter(None, (self.source, self.photos)):
             data.check_source(source, self.data_dir or None)
@@ -178,10 +187,10 @@ def measure(config: Config) -> None:
             weights, row = _pretrained(config, mixture)
             if _key(row) not in done:
                 records.append_lines(config.rows, [{**row, **records.stamp()}])
-            for cell in cells:
-                base = {"mixture": mixture, "images_shown": config.images_shown, **cell}
+            for one in cells:
+                base = {"mixture": mixture, "images_shown": config.images_shown, **one}
                 left = [name for name in RECIPES if _key({**base, "recipe": name}) not in done]
-                for found in _judged(config, weights, cell, left):
+                for found in _judged(config, weights, one, left):
                     records.append_lines(config.rows, [{**base, **found, **records.stamp()}])
             bar.advance()
 
@@ -220,7 +229,7 @@ def _prepare(config: Config, mixtures: Sequence[str]) -> None:
     lines = ["set -e", "export KERAS_BACKEND=jax"]
     with console.progress("Mixtures", len(mixtures)) as bar:
         for mixture in mixtures:
-            arrays = folder / f"{_slug(mixture)}.npz"
+            arrays = folder / f"{_slug(MIXTURES[mixture].images)}.npz"  # which several share
             if not arrays.exists():
                 words = [*_sources(config, mixture), f"--arrays={arrays}"]
                 peers.call([*methods.KIT, "pretrain", *words])
@@ -253,8 +262,8 @@ def _pretrained(config: Config, mixture: str) -> tuple[pathlib.Path, dict[str, A
     made = card.read(folder)
     if made is None:
         raise checks.WeightsError(f"pretrain must leave a card. Received: none in {str(folder)!r}")
-    own = {"classes": len(made.class_names), "accuracy": made.accuracy["value"]}
-    return folder / pretrain.WEIGHTS, {**row, "trained": "images", **own}
+    own = made.accuracy["value"]
+    return folder / pretrain.WEIGHTS, {**row, "trained": "images", "accuracy": own}
 
 
 def _cells(config: Config) -> Iterator[dict[str, Any]]:
@@ -266,12 +275,12 @@ def _cells(config: Config) -> Iterator[dict[str, Any]]:
 
 
 def _judged(
-    config: Config, weights: pathlib.Path, cell: Mapping[str, Any], recipes: Sequence[str]
+    config: Config, weights: pathlib.Path, one: Mapping[str, Any], recipes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Yields the accuracy of each recipe on development images of a set."""
     from recipes import loading
 
-    name, per_class, seed = cell["data"], cell["per_class"], cell["seed"]
+    name, per_class, seed = one["data"], one["per_class"], one["seed"]
     case = cases.develop(pathlib.Path(config.data_root) / name, per_class=per_class, seed=seed)
     folder = pathlib.Path(config.workdir) / "cases" / f"{name}-{per_class}-{seed}-{case.digest}"
     for recipe in recipes:

@@ -124,7 +124,8 @@ def views(level: Level, seed: int) -> list[keras.layers.Layer]:
 
     Args:
         level: What to do. A crop is a zoom into the middle of an image that has been shifted by as
-            much more; erasing and mixing are left out.
+            much more; erasing and mixing are left out. Keras'
+            saturation grows as f / (1 - f), so that a level's 0.2 is a factor of 1 / 1.5 to 1.5.
         seed: Where their random numbers start.
     """
     layer, zoom = keras.layers, 1 - level.min_area**0.5

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from apps import flags, pretrain_arrays
+from apps import flags, pretrain, pretrain_arrays
 from apps import main as apps_main
 from apps.benchmarks import bundled, bundled_page, records
 from finetune_kit import checks
@@ -88,8 +88,13 @@ def test_what_is_missing_is_trained_and_judged(squares, tmp_path, monkeypatch, c
         for data in ("near", "far")
         for recipe in bundled.RECIPES
     }
-    classes = {r["mixture"]: r["classes"] for r in found if "recipe" not in r}
-    assert classes == {"source": 3, "source, fractals": 5, "fractals": 2}
+    seen = {path.name: card.read(path / pretrain.FOLDER).recipe
+            for path in (tmp_path / "work").glob("*-40")}  # fmt: skip
+    assert {name: (recipe["also"], recipe["rotation"]) for name, recipe in seen.items()} == {
+        "source-40": ("", 0.0), "source-fractals-40": ("fractals:2x8", 0.3),
+        "fractals-40": ("", 0.0),
+    }  # fmt: skip
+    assert seen["fractals-40"]["data"] == "fractals:2x8"
     assert all(r["n"] == 9 and 0 <= r["accuracy"] <= 1 for r in found if "recipe" in r)
     assert "| source, fractals " in page.read_text("utf-8")
     # A row that is lost is measured again, and nothing else.
@@ -118,6 +123,10 @@ def test_another_machine_trains_what_is_judged_here(squares, tmp_path, monkeypat
     assert apps_main.run(["benchmark", "bundled", *words]) == 0
     assert not rows.exists() and not page.exists()
     assert f"run in a copy of {there}" in capsys.readouterr().out
+    # Networks of the same images share them.
+    assert sorted(path.name for path in there.glob("*.npz")) == [
+        "source-fractals.npz", "source.npz"
+    ]  # fmt: skip
     monkeypatch.chdir(there)
     script = [shlex.split(line) for line in (there / "train.sh").read_text().splitlines()]
     assert script[:2] == [["set", "-e"], ["export", "KERAS_BACKEND=jax"]]
@@ -141,6 +150,11 @@ def test_a_network_is_not_judged_by_photos_that_it_has_seen(squares) -> None:
     with pytest.raises(checks.ConfigError, match="which is one of them. Name the others by --sets"):
         bundled.Config(**given)
     assert bundled.Config(**given, sets="far").names == ("far",)
+
+
+def test_images_for_elsewhere_need_a_source(tmp_path) -> None:
+    with pytest.raises(checks.ConfigError, match="--elsewhere needs --source. Received: source=''"):
+        bundled.Config(elsewhere=str(tmp_path))
 
 
 @pytest.mark.parametrize(

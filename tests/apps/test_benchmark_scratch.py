@@ -1,10 +1,14 @@
 """The suite that compares the bundled network with random weights."""
 
+import dataclasses
+
 import pytest
 
 from apps import main as apps_main
-from apps.benchmarks import records, scratch
+from apps.benchmarks import records, scratch, trained
 from finetune_kit import checks
+from finetune_kit.strategy import candidates
+from recipes import loading
 from tests.recipes import coloured
 
 MACHINE = {"machine": "m", "versions": {"python": "3"}}
@@ -47,6 +51,37 @@ def test_differences_are_paired_by_draw() -> None:
     assert "Ahead on 1 of 2 sets, by 12.5 points on average." in text
     assert "rates 0.003 and 0.0003:" in text
     assert scratch.section(rows[:1]) == ""
+
+
+def test_both_sides_are_told_what_the_page_says_and_other_weights_are_measured_anew(
+    tmp_path, monkeypatch
+) -> None:
+    coloured.write(tmp_path / "sets" / "near")
+    told = []
+    monkeypatch.setattr(loading, "load", lambda config: config)
+
+    def score(method, config):
+        told.append((method.__name__.rpartition(".")[2], config))
+        return {"accuracy": config.learning_rate}
+
+    monkeypatch.setattr(trained, "score", score)
+    config = scratch.Config(
+        data_root=str(tmp_path / "sets"), sets="near", per_class="3", seeds=2,
+        rows=str(tmp_path / "rows.jsonl"), workdir=str(tmp_path / "work"),
+    )  # fmt: skip
+    scratch.measure(config)
+    assert len(told) == 3 + 2 + 2 * 2 and {c.epochs for _, c in told} == {scratch.EPOCHS}
+    scratched, tuned = (
+        {(c.learning_rate, c.weights, c.head_stages) for name, c in told[5:] if name == recipe}
+        for recipe in scratch.RATES
+    )
+    assert scratched == {(3e-3, "none", 1)} and tuned == {(1e-3, "", candidates.DEEP)}
+    scratch.measure(config)
+    assert len(told) == 9
+    other = tmp_path / "other.weights.h5"
+    other.write_bytes(b"other")
+    scratch.measure(dataclasses.replace(config, weights=str(other)))
+    assert [(name, c.weights) for name, c in told[9:]] == [(scratch.BUNDLED, str(other))] * 4
 
 
 @pytest.mark.slow

@@ -31,8 +31,9 @@ FOLDER = "bundled"
 # Settings that say nothing of how weights were made: places, and of those that `pretrain-arrays`
 # has trained, all that decides how to train.
 PLACES = ("workdir", "data_dir", "overwrite", "resume", "terms", "arrays")
-TRAINING = ("epochs", "images_shown", "learning_rate", "weight_decay", "label_smoothing",
-            "batch_size", "augment", "rotation")  # fmt: skip
+TRAINING = {field.name for field in dataclasses.fields(pretrain_arrays.Training)} - {
+    "backbone", "seed"
+} | {"images_shown"}  # fmt: skip
 OWN_FOLDER, OWN_WEIGHTS, OWN_CARD = "backbone", "backbone.weights.h5", "card.npz"
 
 

@@ -65,6 +65,9 @@ def test_weights_from_elsewhere_get_exact_statistics_and_a_card(source, tmp_path
     np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-3, atol=1e-6)
     assert found.accuracy["value"] > 0.7 and "--weights=net.weights.h5" in found.recipe["command"]
     assert "of mine" not in json.dumps(found.recipe)
+    # How `pretrain` would have trained says nothing of them.
+    assert not {"epochs", "learning_rate", "rotation", "images_shown"} & found.recipe.keys()
+    assert {"data", "also", "backbone", "seed", "trained"} <= found.recipe.keys()
     text = bundled_page.page([], found)
     steps = [line.split() for line in text.splitlines() if line.startswith("    ")]
     assert [" ".join(step[:2]) for step in steps] == [

@@ -6,9 +6,11 @@ Every command has flags of its own, so that no command shows or accepts another'
 import dataclasses
 import difflib
 import functools
+import pathlib
 import re
+import shlex
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags
@@ -169,3 +171,25 @@ def as_words(config: Any) -> list[str]:
                 write = field.metadata.get("write", str)
                 words.append(f"--{field.name}={write(value)}")
     return words
+
+
+def as_command(
+    name: str, config: Any, *, files: Sequence[str] = (), left_out: Sequence[str] = ()
+) -> str:
+    """Returns a command as one would type it on another machine.
+
+    Args:
+        name: The command.
+        config: Its flags.
+        files: Flags of whose paths only the last part is kept.
+        left_out: Flags that are left out.
+    """
+    words = []
+    for word in as_words(config):
+        flag, equals, value = word.partition("=")
+        field = flag.removeprefix("--")
+        if field in files:
+            value = pathlib.PurePath(value).name
+        if field not in left_out:
+            words.append(flag + equals + value)
+    return shlex.join(["finetune-kit", name, *words])

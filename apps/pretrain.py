@@ -10,7 +10,6 @@ of another network, `<workdir>/backbone` holds what --weights and --source_card 
 import dataclasses
 import json
 import pathlib
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = "bundled.weights.h5"
 FOLDER = "bundled"
-# Settings that say nothing of how weights were made: places, and of those that `pretrain-arrays`
+# Settings that say nothing of how weights were made: places, and of weights that `pretrain-arrays`
 # has trained, all that decides how to train.
-PLACES = ("workdir", "data_dir", "overwrite", "resume", "terms", "arrays")
+PLACES = ("workdir", "data_dir", "terms", "overwrite", "resume")
 TRAINING = {field.name for field in dataclasses.fields(pretrain_arrays.Training)} - {
     "backbone", "seed"
 } | {"images_shown"}  # fmt: skip
@@ -42,7 +41,9 @@ class Sources:
     """What is trained on, and where things are; a base of `Config`, so that these come first."""
 
     data: str = settings.option(
-        "Source images: a folder, a .csv manifest, tfds:NAME, or fractals:CLASSESxIMAGES.", ""
+        "Source images: a folder, a .csv manifest, tfds:NAME, or drawn by fractals:CLASSESxIMAGES "
+        "or textures:CLASSESxIMAGES.",
+        "",
     )
     also: str = settings.option("Further sources, with commas; their classes are added.", "")
     workdir: str = settings.option("Where weights, card and logs go; new or empty.", "")
@@ -106,7 +107,9 @@ def main(argv: list[str]) -> int:
     flags.refuse_words("pretrain", words)
     if config.arrays:
         images = _images(config).train
-        pretrain_arrays.write(config.arrays, images.store.batch(images.indices), images.labels)
+        command = flags.as_command("pretrain", config, files=["arrays"], left_out=PLACES)
+        pixels = images.store.batch(images.indices)
+        pretrain_arrays.write(config.arrays, pixels, images.labels, command)
         console.say(f"{len(images):,} images  {config.arrays}")
         return 0
     card = run(config)
@@ -280,20 +283,15 @@ def _of_the_first(config: Config, split: "Split") -> "Split":
 
 def _recipe(config: Config) -> dict[str, Any]:
     """Returns the command, without places of one machine, and every setting that had a part."""
-    idle = (*PLACES, *(TRAINING if config.weights else ()))
+    idle = (*PLACES, "arrays", *(TRAINING if config.weights else ()))
     made = {k: v for k, v in dataclasses.asdict(config).items() if k not in idle}
     kept = dataclasses.replace(
         config, workdir="runs/pretrain", data_dir="", terms="", overwrite=False, resume=False
     )
-    name = pathlib.Path(config.weights).name
-    words = [
-        f"--weights={name}" if word == f"--weights={config.weights}" else word
-        for word in flags.as_words(kept)
-    ]
     beside = pretrain_arrays.record(config.weights)
     trained = {"trained": json.loads(beside.read_text("utf-8"))} if beside.is_file() else {}
-    command = shlex.join(["finetune-kit", "pretrain", *words])
-    return {"command": command, **made, "weights": name, **trained}
+    command = flags.as_command("pretrain", kept, files=["weights"])
+    return {"command": command, **made, "weights": pathlib.Path(config.weights).name, **trained}
 
 
 def _identity(config: Config, images: "ImageData") -> dict[str, Any]:

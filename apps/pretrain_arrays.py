@@ -5,19 +5,18 @@ KERAS_BACKEND=jax finetune-kit pretrain-arrays --arrays=source.npz --output=net.
 finetune-kit pretrain --data=tfds:cifar10 --weights=net.weights.h5 --workdir=runs/pretrain
 
 The first writes the images, the last measures BatchNorm's statistics and writes the source card.
-An interrupted run goes on with --resume. Beside the weights, net.json says how they were trained;
-the card tells it.
+An interrupted run goes on with --resume; a finished one, on other images, with --weights. Beside
+the weights, net.json says how they were trained; the card tells it.
 """
 
 import dataclasses
 import json
 import pathlib
-import shlex
 import shutil
 import sys
 import zipfile
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +24,9 @@ from apps import flags
 from finetune_kit import checks, console
 from finetune_kit.backbones import catalogue
 from recipes import settings
+
+if TYPE_CHECKING:
+    import keras
 
 SUFFIX = ".weights.h5"
 BACKUP = ".backup"  # behind the name of the output: the folder that a run goes on from
@@ -73,10 +75,20 @@ class Config(Training, Files):
     """
 
     augment: str = settings.option("Strength of the augmentation.", "light", choices=AUGMENTATIONS)
+    weights: str = settings.option("Weights to begin with; empty are random ones.", "")
+    precision: str = settings.option(
+        "Numbers to compute with.", "float32", choices=catalogue.PRECISIONS[:2]
+    )
     resume: bool = settings.option("Go on with the interrupted run that left a backup.", False)
 
     def __post_init__(self) -> None:
         settings.check_options(self)
+        if self.weights and not self.weights.endswith(SUFFIX):
+            raise checks.ConfigError(
+                f"--weights must end in {SUFFIX}, as what this command has left does. "
+                + checks.received(weights=self.weights)
+            )
+        settings.check_weights(self.weights)
         if not pathlib.Path(self.arrays).is_file():
             raise checks.DataError(
                 f"--arrays needs a file. Received: arrays={self.arrays!r}, which is none."
@@ -124,20 +136,12 @@ def run(config: Config) -> None:
     Raises:
         DataError: The file holds no images and labels.
     """
-    import keras
-
-    from finetune_kit.backbones import building, network, specification
     from finetune_kit.data import levels
     from finetune_kit.training import on_arrays
 
     images, labels = read(config.arrays)
+    backbone = _backbone(config, images.shape[1])
     _claim(config, images, labels)
-    keras.utils.set_random_seed(config.seed)
-    side = images.shape[1]
-    if config.backbone == catalogue.BUNDLED:
-        backbone = network.build(side)
-    else:
-        backbone = building.build(config.backbone.removeprefix(specification.PREFIX), side)
     settled = on_arrays.Settings(
         level=levels.LEVELS[config.augment],
         **{field.name: getattr(config, field.name)
@@ -156,6 +160,27 @@ def run(config: Config) -> None:
     shutil.rmtree(config.backup)
 
 
+def _backbone(config: Config, side: int) -> "keras.Model":
+    """Returns the network, with random weights or those to begin with.
+
+    Raises:
+        WeightsError: Those are of another network.
+    """
+    import keras
+
+    from finetune_kit.backbones import building, loading, network, specification, weights
+
+    keras.utils.set_random_seed(config.seed)
+    with loading.dtype_policy(config.precision):
+        if config.backbone == catalogue.BUNDLED:
+            backbone = network.build(side)
+        else:
+            backbone = building.build(config.backbone.removeprefix(specification.PREFIX), side)
+    if config.weights:
+        weights.load_weights(backbone, config.weights)
+    return backbone
+
+
 def record(weights: str) -> pathlib.Path:
     """Returns the file beside weights that says how they were trained."""
     return pathlib.Path(weights.removesuffix(SUFFIX) + ".json")
@@ -165,16 +190,16 @@ def _made(config: Config, images: int) -> dict[str, Any]:
     """Returns the command, without places of one machine, and what it ran on."""
     import keras
 
-    places = {
-        f"--{name}={getattr(config, name)}": f"--{name}={pathlib.Path(getattr(config, name)).name}"
-        for name in ("arrays", "output")
-    }
-    words = [places.get(word, word) for word in flags.as_words(config) if word != "--resume"]
+    before = record(config.weights)
     return {
-        "command": shlex.join(["finetune-kit", "pretrain-arrays", *words]),
+        "command": flags.as_command(
+            "pretrain-arrays", config, files=["arrays", "output", "weights"], left_out=["resume"]
+        ),
+        "arrays": _drawn_by(config.arrays),
         "images": images,
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
+        **({"before": json.loads(before.read_text("utf-8"))} if before.is_file() else {}),
     }
 
 
@@ -184,11 +209,13 @@ def _claim(config: Config, images: np.ndarray, labels: np.ndarray) -> None:
     Raises:
         ConfigError: A backup of other flags or images.
     """
-    places = ("arrays", "output", "resume")
+    places = ("arrays", "output", "weights", "resume")
+    begun = pathlib.Path(config.weights).read_bytes() if config.weights else b""
     identity: dict[str, Any] = {
         **{k: v for k, v in dataclasses.asdict(config).items() if k not in places},
         "images": zlib.crc32(images.tobytes()),
         "labels": zlib.crc32(labels.tobytes()),
+        "weights": zlib.crc32(begun),
     }
     file = config.backup / IDENTITY
     if file.is_file():
@@ -226,14 +253,26 @@ def read(path: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def write(path: str, images: np.ndarray, labels: np.ndarray) -> None:
+def _drawn_by(path: str) -> str:
+    """Returns the command that wrote a file of arrays, "" of one that does not say."""
+    with np.load(path) as arrays:
+        return str(arrays["command"]) if "command" in arrays else ""
+
+
+def write(path: str, images: np.ndarray, labels: np.ndarray, command: str) -> None:
     """Writes a file of arrays.
+
+    Args:
+        path: The file.
+        images: uint8 [n, s, s, 3].
+        labels: int [n].
+        command: What writes it, for the record of the weights that are trained on it.
 
     Raises:
         EnvironmentFault: It cannot be written.
     """
     try:
-        np.savez(path, images=images, labels=labels)
+        np.savez(path, images=images, labels=labels, command=np.array(command))
     except OSError as error:
         raise checks.EnvironmentFault(
             f"--arrays needs a file that can be written. Received: {path!r}, {error.strerror}"

@@ -8,7 +8,8 @@ images to train on elsewhere, and no test image is looked at. Every finished pie
 same command does what is missing.
 
 With `--elsewhere=FOLDER` the networks are trained on another machine: the first call leaves images
-and a script there, and once the script has left the weights there, the second judges them.
+and a script there, and once the script has left the weights there, the second judges them. A
+network that goes on from another's weights is trained in this way alone.
 """
 
 import dataclasses
@@ -29,6 +30,9 @@ FRACTALS = "fractals:200x100"
 ROTATION = 0.3  # share of the loss that asks how far an image is turned
 # Several networks share a GPU that small batches would leave idle; the rate goes with the batch.
 BATCH_SIZE, LEARNING_RATE = 256, 3e-3
+# What a network that goes on is shown besides, and how: with half of both, since it is trained.
+TEXTURES = "textures:300x100"
+FURTHER_SHOWN = 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Mixture:
         label_smoothing: Share of each label that is spread over all classes; it costs transfer
             (Kornblith et al., 2021, "Why Do Better Loss Functions Lead to Less Transferable
             Features?", section 3).
+        begins_with: The mixture whose network goes on, now with textures too; "" begins anew.
     """
 
     photos: bool = False
@@ -51,20 +56,22 @@ class Mixture:
     rotation: float = 0.0
     augment: str = "light"
     label_smoothing: float = 0.0
+    begins_with: str = ""
 
     @property
     def images(self) -> str:
         """The name of the images alone, which mixtures that train otherwise share."""
         named = {"source": not self.alone, "photos": self.photos,
-                 "fractals": self.fractals or self.alone}  # fmt: skip
+                 "fractals": self.fractals or self.alone,
+                 "textures": bool(self.begins_with)}  # fmt: skip
         return ", ".join(name for name, is_there in named.items() if is_there)
 
     def sources(self, source: str, photos: str) -> tuple[str, ...]:
         """Returns what to train on, the source that is scored on first."""
         if self.alone:
             return (FRACTALS,)
-        own = (source, photos if self.photos else "", FRACTALS if self.fractals else "")
-        return tuple(filter(None, own))
+        added = ((self.photos, photos), (self.fractals, FRACTALS), (self.begins_with, TEXTURES))
+        return (source, *(name for is_there, name in added if is_there))
 
 
 # The first is the mark.
@@ -81,6 +88,9 @@ MIXTURES = {
         fractals=True, rotation=ROTATION, augment="medium"
     ),
     "source, smoothed labels": Mixture(label_smoothing=0.1),
+    "source, fractals, rotation, medium views, then textures": Mixture(
+        fractals=True, augment="medium", begins_with="source, fractals, rotation, medium views"
+    ),
 }
 RECIPES = ("head_only", "probe_then_finetune")
 
@@ -133,8 +143,15 @@ class Config:
 
     @property
     def mixtures(self) -> tuple[str, ...]:
-        """The mixtures whose sources there are."""
-        return tuple(name for name, own in MIXTURES.items() if self.photos or not own.photos)
+        """The mixtures that there are sources and, to go on from, weights of."""
+        return tuple(
+            name for name, own in MIXTURES.items()
+            if (self.photos or not own.photos) and (self.elsewhere or not own.begins_with)
+        )  # fmt: skip
+
+    def shown(self, mixture: str) -> int:
+        """Returns how many images the network of a mixture has been trained on in all."""
+        return self.images_shown + (FURTHER_SHOWN if MIXTURES[mixture].begins_with else 0)
 
 
 def main(argv: list[str]) -> int:
@@ -188,7 +205,7 @@ def measure(config: Config) -> None:
             if _key(row) not in done:
                 records.append_lines(config.rows, [{**row, **records.stamp()}])
             for one in cells:
-                base = {"mixture": mixture, "images_shown": config.images_shown, **one}
+                base = {"mixture": mixture, "images_shown": config.shown(mixture), **one}
                 left = [name for name in RECIPES if _key({**base, "recipe": name}) not in done]
                 for found in _judged(config, weights, one, left):
                     records.append_lines(config.rows, [{**base, **found, **records.stamp()}])
@@ -202,11 +219,20 @@ def _slug(mixture: str) -> str:
 def _words(mixture: str) -> list[str]:
     """Returns the flags that `pretrain` and `pretrain-arrays` share."""
     own = MIXTURES[mixture]
+    part = 2 if own.begins_with else 1
     return [
         f"--rotation={own.rotation}", f"--augment={own.augment}",
-        f"--label_smoothing={own.label_smoothing}", f"--batch_size={BATCH_SIZE}",
-        f"--learning_rate={LEARNING_RATE}",
+        f"--label_smoothing={own.label_smoothing}", f"--batch_size={BATCH_SIZE // part}",
+        f"--learning_rate={LEARNING_RATE / part}",
     ]  # fmt: skip
+
+
+def _going_on(config: Config, mixture: str) -> list[str]:
+    """Returns the flags of a network that begins with the weights of another."""
+    before = MIXTURES[mixture].begins_with
+    if not before:
+        return []
+    return [f"--weights={_weights_elsewhere(config, before).name}", "--precision=mixed_bfloat16"]
 
 
 def _sources(config: Config, mixture: str) -> list[str]:
@@ -234,9 +260,10 @@ def _prepare(config: Config, mixtures: Sequence[str]) -> None:
                 words = [*_sources(config, mixture), f"--arrays={arrays}"]
                 peers.call([*methods.KIT, "pretrain", *words])
             images = len(pretrain_arrays.read(str(arrays))[1])
-            epochs = max(1, round(config.images_shown / images))
-            command = ["finetune-kit", "pretrain-arrays", "--resume", f"--epochs={epochs}",
-                       f"--arrays={arrays.name}", *_words(mixture),
+            new = FURTHER_SHOWN if MIXTURES[mixture].begins_with else config.images_shown
+            command = ["finetune-kit", "pretrain-arrays", "--resume",
+                       f"--epochs={max(1, round(new / images))}",
+                       f"--arrays={arrays.name}", *_words(mixture), *_going_on(config, mixture),
                        f"--output={_weights_elsewhere(config, mixture).name}"]  # fmt: skip
             lines.append(shlex.join(command))
             bar.advance()
@@ -247,7 +274,7 @@ def _prepare(config: Config, mixtures: Sequence[str]) -> None:
 
 def _pretrained(config: Config, mixture: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """Trains the network of a mixture unless it has been, and returns its weights and its row."""
-    row = {"mixture": mixture, "images_shown": config.images_shown, "data": "source"}
+    row = {"mixture": mixture, "images_shown": config.shown(mixture), "data": "source"}
     if config.elsewhere:
         return _weights_elsewhere(config, mixture), {**row, "trained": "arrays"}
     workdir = pathlib.Path(config.workdir) / f"{_slug(mixture)}-{config.images_shown}"

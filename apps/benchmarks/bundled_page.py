@@ -46,17 +46,16 @@ def _made(card: "SourceCard") -> list[str]:
 
 
 def _commands(recipe: Mapping[str, Any]) -> list[str]:
-    """Returns what was called, of weights that were trained on arrays also the steps before."""
+    """Returns what was called; of weights that were trained on arrays, the steps before, too."""
     if "trained" not in recipe:
         return [f"    {recipe['command']}"]
+    lines = [recipe["command"]]
     trained = recipe["trained"]
-    arrays = trained["command"].partition("--arrays=")[2].split()[0]
-    also = f"--also={recipe['also']} " if recipe["also"] else ""
-    return [
-        f"    finetune-kit pretrain --data={recipe['data']} {also}--arrays={arrays}\n"
-        f"    KERAS_BACKEND={trained['backend']} {trained['command']}\n"
-        f"    {recipe['command']}",
-    ]
+    while trained:
+        command = f"KERAS_BACKEND={trained['backend']} {trained['command']}"
+        lines = [trained["arrays"], command, *lines]
+        trained = trained.get("before")
+    return ["\n".join(f"    {line}" for line in lines)]
 
 
 def _tried(rows: Sequence[Row], judged: Sequence[Row]) -> list[str]:
@@ -82,13 +81,14 @@ def _tried(rows: Sequence[Row], judged: Sequence[Row]) -> list[str]:
     ]
     sets = sorted({row["data"] for row in judged})
     shown = sorted({row["images_shown"] for row in judged})
+    further = ", ".join(f" (of those that went on: {n:,})" for n in shown[1:])
     headings = ["trained on", *(["own test images"] if own else []),
                 *(f"{TITLES[recipe]}, {number} a class" for number, recipe in columns),
                 f"minus {mark}, points"]  # fmt: skip
     return [
         "## What else was tried",
-        "Networks of one architecture, each trained on about "
-        f"{', '.join(f'{n:,}' for n in shown)} images, then judged on {', '.join(sets)}, which "
+        f"Networks of one architecture, each trained on about {shown[0]:,} images"
+        f"{further}, then judged on {', '.join(sets)}, which "
         "none of them has seen: accuracy in per cent on images that are for development alone, "
         f"averaged over the sets. The last column is the mean difference to `{mark}`, all columns "
         "together, paired by set, with Student's 95 % interval over the sets. Photos are of "

@@ -65,7 +65,7 @@ def load(
     """
     is_own = isinstance(name, keras.Model) or catalogue.is_own(name)
     build = functools.partial(_own, channels=channels) if is_own else _known
-    with _policy(precision), _seeded(seed):
+    with dtype_policy(precision), _seeded(seed):
         made = build(name, image_size, weights, dict(arguments or {}), preprocessing)
         keys.refuse_poor(made.keys, min_loaded, source=made.weights, network=made.model.name)
         made = _oblong(made, image_size)
@@ -210,7 +210,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _policy(precision: str) -> Iterator[None]:
+def dtype_policy(precision: str) -> Iterator[None]:
     """Sets Keras' global dtype policy for the layers that are made inside.
 
     Raises:

@@ -1,31 +1,21 @@
 """Images from formulas: a class is a random iterated function system, an image its attractor.
 
-    fractals:200x100   200 classes of 100 images each, drawn anew wherever they are asked for
-
-Nobody owns them and nobody is on them. Networks that learnt to tell them apart transfer to photos
-(Kataoka et al., 2020, "Pre-training without Natural Images", section 3); the systems are drawn as
-Anderson & Farrell do it (2022, "Improving Fractal Pre-training", section 3), whose attractors are
-neither dust nor a blot.
+Networks that learnt to tell them apart transfer to photos (Kataoka et al., 2020, "Pre-training
+without Natural Images", section 3); the systems are drawn as Anderson & Farrell do it (2022,
+"Improving Fractal Pre-training", section 3), whose attractors are neither dust nor a blot.
 """
 
 import dataclasses
 import functools
-import re
 
 import numpy as np
 
-from finetune_kit import checks
-from finetune_kit.data import listing
-
-PREFIX = "fractals:"
 SIDE = 64  # pixels that an image is drawn at
-MAX_IMAGES = 10_000_000  # beyond it a number was meant for something else
 MAPS = (2, 4)  # fewest and most maps of a system; with more, attractors resemble each other
 WALKERS, STEPS, SETTLING = 256, 60, 20  # points that are moved, how often, and how often unseen
 FILLED = 0.1  # least share of pixels that the attractor of a class must reach; Kataoka et al.
 JITTER = (0.8, 1.1)  # range of the factor that an image's maps are scaled by; Anderson & Farrell
 TILT = 0.5  # radians by which an image is turned at most
-_FORM = re.compile(r"(\d+)x(\d+)", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,56 +37,9 @@ class System:
         return np.asarray(areas / areas.sum())
 
 
-@dataclasses.dataclass(frozen=True)
-class FractalReader:
-    """Draws one image by its position: those of a class are next to each other."""
-
-    per_class: int
-
-    def read(self, position: int) -> np.ndarray:
-        """Returns uint8 [SIDE, SIDE, 3], the same whenever it is asked for."""
-        kind, number = divmod(position, self.per_class)
-        return draw(system(kind), np.random.default_rng((1, kind, number)))
-
-
-def is_fractals(source: str) -> bool:
-    """Returns whether a source is of the form `fractals:CLASSESxIMAGES`."""
-    return source.startswith(PREFIX)
-
-
-def check(source: str) -> tuple[int, int]:
-    """Returns the classes and the images a class of a source.
-
-    Raises:
-        DataError: Not of the form `fractals:CLASSESxIMAGES`, or fewer than 2 of either.
-    """
-    found = _FORM.fullmatch(source.removeprefix(PREFIX))
-    classes, per_class = (int(number) for number in found.groups()) if found else (0, 0)
-    if classes < 2 or per_class < 2 or classes * per_class > MAX_IMAGES:
-        raise checks.DataError(
-            "fractals: needs at least 2 classes and 2 images a class, as in fractals:200x100. "
-            f"Received: data={source!r}"
-        )
-    return classes, per_class
-
-
-def list_fractals(source: str) -> listing.Listing:
-    """Lists the images of a source; none is drawn yet.
-
-    Raises:
-        DataError: See `check`.
-    """
-    classes, per_class = check(source)
-    width = len(str(classes - 1))
-    names = tuple(f"fractal_{kind:0{width}}" for kind in range(classes))
-    labels = tuple(name for name in names for _ in range(per_class))
-    return listing.Listing(
-        names=tuple(f"{label}[{i % per_class}]" for i, label in enumerate(labels)),
-        labels=labels,
-        splits=("",) * len(labels),
-        reader=FractalReader(per_class),
-        classes=names,
-    )
+def image(kind: int, number: int) -> np.ndarray:
+    """Returns an image of a class, uint8 [SIDE, SIDE, 3], the same whenever it is asked for."""
+    return draw(system(kind), np.random.default_rng((1, kind, number)))
 
 
 @functools.lru_cache(maxsize=4096)

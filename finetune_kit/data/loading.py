@@ -14,7 +14,7 @@ from finetune_kit.data import (
     arrays,
     audit,
     folder,
-    fractals,
+    formulas,
     listing,
     manifest,
     mixture,
@@ -34,7 +34,8 @@ def check_source(source: str, data_dir: str | None = None) -> None:
     """Finds in milliseconds, without TensorFlow, whether a source can be a source.
 
     Args:
-        source: A folder, a `.csv` manifest, `tfds:NAME`, or `fractals:CLASSESxIMAGES`.
+        source: A folder, a `.csv` manifest, `tfds:NAME`, `fractals:CLASSESxIMAGES` or
+            `textures:CLASSESxIMAGES`.
         data_dir: Where TFDS keeps its data sets.
 
     Raises:
@@ -43,8 +44,8 @@ def check_source(source: str, data_dir: str | None = None) -> None:
     with _readable():
         if source.startswith(TFDS_PREFIX):
             _check_tfds(source, data_dir)
-        elif fractals.is_fractals(source):
-            fractals.check(source)
+        elif formulas.is_formula(source):
+            formulas.check(source)
         elif _is_manifest(source):
             manifest.check_manifest(source)
         else:
@@ -159,8 +160,8 @@ def _list_path(source: str, data_dir: str | None) -> listing.Listing:
         from finetune_kit.data import tfds
 
         return tfds.list_tfds(source.removeprefix(TFDS_PREFIX), data_dir)
-    if fractals.is_fractals(source):
-        return fractals.list_fractals(source)
+    if formulas.is_formula(source):
+        return formulas.list_images(source)
     return manifest.list_manifest(source) if _is_manifest(source) else folder.list_folder(source)
 
 

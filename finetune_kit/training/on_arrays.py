@@ -207,7 +207,8 @@ def _model(
             # would run the whole model operation by operation, a hundred times as slowly.
             layer.supports_jit = True
         x = layer(x)
-    pooled = keras.layers.GlobalAveragePooling2D()(backbone(x))
+    # Half of the bits are enough for the backbone, but not for the loss.
+    pooled = keras.layers.GlobalAveragePooling2D(dtype="float32")(backbone(x))
     logits = keras.layers.Dense(classes)(pooled)
     if settings.rotation:
         # Where a companion's head starts, too: the turns are told apart by nothing yet.

@@ -111,11 +111,13 @@ def test_what_is_missing_is_trained_and_judged(squares, tmp_path, monkeypatch, c
 def test_another_machine_trains_what_is_judged_here(squares, tmp_path, monkeypatch, capsys) -> None:
     sets, source = squares
     turned = bundled.Mixture(fractals=True, rotation=0.2, augment="medium")
+    further = bundled.Mixture(begins_with="source, turned")
     monkeypatch.setattr(bundled, "FRACTALS", "fractals:2x8")
+    monkeypatch.setattr(bundled, "TEXTURES", "textures:2x8")
     monkeypatch.setattr(bundled, "BATCH_SIZE", 8)
-    monkeypatch.setattr(
-        bundled, "MIXTURES", {"source": bundled.Mixture(), "source, turned": turned}
-    )
+    monkeypatch.setattr(bundled, "FURTHER_SHOWN", 60)
+    mixtures = {"source": bundled.Mixture(), "source, turned": turned, "then": further}
+    monkeypatch.setattr(bundled, "MIXTURES", mixtures)
     there, rows, page = tmp_path / "there", tmp_path / "rows.jsonl", tmp_path / "page.md"
     words = [f"--source={source}", f"--data_root={sets}", "--sets=near", "--images_shown=80",
              "--per_class=3", f"--elsewhere={there}", f"--rows={rows}",
@@ -125,23 +127,31 @@ def test_another_machine_trains_what_is_judged_here(squares, tmp_path, monkeypat
     assert f"run in a copy of {there}" in capsys.readouterr().out
     # Networks of the same images share them.
     assert sorted(path.name for path in there.glob("*.npz")) == [
-        "source-fractals.npz", "source.npz"
+        "source-fractals.npz", "source-textures.npz", "source.npz"
     ]  # fmt: skip
     monkeypatch.chdir(there)
     script = [shlex.split(line) for line in (there / "train.sh").read_text().splitlines()]
     assert script[:2] == [["set", "-e"], ["export", "KERAS_BACKEND=jax"]]
-    for command, classes, share in zip(script[2:], (3, 5), (0.0, 0.2), strict=True):
+    expected = ((3, 0.0, 80, 8, ""), (5, 0.2, 80, 8, ""),
+                (5, 0.0, 60, 4, "source-turned.weights.h5"))  # fmt: skip
+    for command, (classes, share, shown, size, weights) in zip(script[2:], expected, strict=True):
         assert command[:2] == ["finetune-kit", "pretrain-arrays"]
         found = flags.parse(command[2:], pretrain_arrays.Config, command="pretrain-arrays")[0]
         labels = pretrain_arrays.read(found.arrays)[1]
         assert labels.max() + 1 == classes and found.rotation == share
-        assert found.epochs == max(1, round(80 / len(labels))) and found.batch_size == 8
+        assert found.epochs == max(1, round(shown / len(labels))) and found.batch_size == size
+        assert found.weights == weights and (found.precision != "float32") == bool(weights)
         assert apps_main.run(command[1:]) == 0
     monkeypatch.chdir(tmp_path)
     assert apps_main.run(["benchmark", "bundled", *words, f"--workdir={tmp_path / 'work'}"]) == 0
-    judged_by = [(r["mixture"], r["recipe"]) for r in records.load_lines(rows) if "recipe" in r]
-    assert judged_by == [(m, r) for m in ("source", "source, turned") for r in bundled.RECIPES]
+    judged_by = [(r["mixture"], r["recipe"], r["images_shown"])
+                 for r in records.load_lines(rows) if "recipe" in r]  # fmt: skip
+    assert judged_by == [(m, r, 140 if m == "then" else 80) for m in mixtures
+                         for r in bundled.RECIPES]  # fmt: skip
     assert "own test images" not in page.read_text("utf-8")
+    assert "about 80 images (of those that went on: 140), then judged on near" in page.read_text()
+    # Without another machine, nothing goes on from what another has left.
+    assert "then" not in bundled.Config(source=str(source), data_root=str(sets)).mixtures
 
 
 def test_a_network_is_not_judged_by_photos_that_it_has_seen(squares) -> None:

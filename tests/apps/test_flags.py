@@ -67,6 +67,7 @@ TEXTS = {
 OWN_TEXTS = {
     ("pretrain", "weights"): "{weights}",
     ("pretrain-arrays", "arrays"): "{weights}",
+    ("pretrain-arrays", "weights"): "{weights}",
     ("pretrain-arrays", "backbone"): "spec:8|16",
     ("pretrain-arrays", "output"): "elsewhere.weights.h5",
     ("benchmark bundled", "data_root"): "{nested}",

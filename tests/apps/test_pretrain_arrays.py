@@ -73,10 +73,43 @@ def test_weights_from_elsewhere_get_exact_statistics_and_a_card(source, tmp_path
     assert [" ".join(step[:2]) for step in steps] == [
         "finetune-kit pretrain", "KERAS_BACKEND=tensorflow finetune-kit", "finetune-kit pretrain"
     ]  # fmt: skip
-    assert "--arrays=source.npz" in steps[0] and "--also" not in text
+    assert steps[0][2:] == [f"--data={folder}", *SHARED[::-1], "--arrays=source.npz"]
+    assert "of mine" not in text
     assert steps[1][2:] == ["pretrain-arrays", "--arrays=source.npz",
                             "--output=net.weights.h5", "--epochs=3", "--batch_size=16"]  # fmt: skip
     assert "--weights=net.weights.h5" in steps[2]
+
+
+def test_a_finished_run_goes_on_with_other_images(source, tmp_path, capsys) -> None:
+    arrays, first, second = source[1], tmp_path / "one.weights.h5", tmp_path / "two.weights.h5"
+    assert main.run(words_of(arrays, first)) == 0
+    images, labels = pretrain_arrays.read(str(arrays))
+    other = tmp_path / "other.npz"
+    pretrain_arrays.write(str(other), images[::2], labels[::2], "finetune-kit pretrain --data=x")
+    # With a rate of next to nothing, it ends where it began.
+    words = [*words_of(other, second), f"--weights={first}", "--learning_rate=1e-06",
+             "--precision=mixed_bfloat16"]  # fmt: skip
+    assert main.run(words) == 0
+    one, two = (backbones.load("bundled", weights=str(path)).model for path in (first, second))
+    for before, after in zip(one.trainable_weights, two.trainable_weights, strict=True):
+        gap = np.abs(np.array(after) - np.array(before)).max()
+        assert gap < 2e-4 and after.dtype == "float32"
+    found = json.loads((tmp_path / "two.json").read_text())
+    assert found["arrays"] == "finetune-kit pretrain --data=x"
+    assert "--weights=one.weights.h5" in found["command"]
+    assert found["before"] == json.loads((tmp_path / "one.json").read_text())
+    assert "--arrays=source.npz" in found["before"]["arrays"]
+    steps = bundled_page._commands({"command": "last", "trained": found})[0].splitlines()
+    assert [step.split()[-1] for step in steps] == [
+        "--arrays=source.npz", "--batch_size=16", "--data=x", "--precision=mixed_bfloat16", "last"
+    ]  # fmt: skip
+    # Weights of another network, and another kind of file.
+    own = tmp_path / "own.weights.h5"
+    assert main.run([*words_of(arrays, own), "--backbone=spec:8|16", f"--weights={first}"]) == 4
+    assert main.run([*words_of(arrays, own), f"--weights={other}"]) == 2
+    lines = capsys.readouterr().err.splitlines()[-2:]
+    assert all("Received: " in line for line in lines)
+    assert not list(tmp_path.glob("own*"))
 
 
 def test_an_interrupted_run_goes_on_with_its_own_flags_alone(

@@ -1,28 +1,10 @@
-"""Fractals are drawn alike wherever they are asked for, and their shape alone tells the class."""
+"""A fractal's shape, and its shape alone, tells the class."""
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from finetune_kit import checks, data
 from finetune_kit.data import fractals
-
-
-def test_the_listing_names_every_image_and_draws_none() -> None:
-    found = fractals.list_fractals("fractals:12x5")
-    assert len(found) == 60 and found.classes == tuple(f"fractal_{i:02}" for i in range(12))
-    assert (found.names[0], found.names[59]) == ("fractal_00[0]", "fractal_11[4]")
-    assert found.labels[5:10] == ("fractal_01",) * 5 and set(found.splits) == {""}
-
-
-def test_an_image_is_the_same_whenever_it_is_asked_for() -> None:
-    first, again = fractals.FractalReader(5).read(13), fractals.FractalReader(5).read(13)
-    assert first.shape == (fractals.SIDE, fractals.SIDE, 3) and first.dtype == np.uint8
-    np.testing.assert_array_equal(first, again)
-    # Of a class, whatever the number of images in each: image 3 of class 2.
-    np.testing.assert_array_equal(first, fractals.FractalReader(9).read(2 * 9 + 3))
-    others = [fractals.FractalReader(5).read(i) for i in (12, 14, 3)]
-    assert all((first != other).any() for other in others)
 
 
 def test_systems_contract_and_keep_the_bounds() -> None:
@@ -51,7 +33,7 @@ def test_points_lie_on_the_attractor() -> None:
 
 def test_shapes_and_not_colours_tell_classes_apart() -> None:
     n = 12
-    images = np.array([fractals.FractalReader(n).read(i) for i in range(8 * n)], float)
+    images = np.array([fractals.image(*divmod(i, n)) for i in range(8 * n)], float)
     labels, first = np.repeat(np.arange(8), n), np.arange(8 * n) % n < n // 2
     grey = images.mean(axis=3)
     # The ground runs evenly, so that second differences show the figure alone.
@@ -67,18 +49,3 @@ def test_shapes_and_not_colours_tell_classes_apart() -> None:
 
     assert score(shapes, 1e4) > 0.6  # by chance 0.125
     assert score(colours, 1.0) < 0.3
-
-
-def test_they_are_a_source_like_others() -> None:
-    images = data.load("fractals:3x10", image_size=32)
-    assert images.class_names == ("fractal_0", "fractal_1", "fractal_2")
-    assert images.test is not None and images.train.store.size == 32
-    assert sum(len(split) for split in images.splits().values()) == 30
-    again = data.load("fractals:3x10", image_size=32)
-    assert images.fingerprint == again.fingerprint
-
-
-@pytest.mark.parametrize("form", ["", "3", "1x9", "9x1", "99999x99999", "3x4x5", "-3x4"])
-def test_a_source_of_another_form_is_refused(form) -> None:
-    with pytest.raises(checks.DataError, match=f"200x100. Received: data='fractals:{form}'"):
-        data.check_source(f"fractals:{form}")

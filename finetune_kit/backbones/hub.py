@@ -9,6 +9,7 @@ import keras
 
 from finetune_kit import checks
 from finetune_kit.backbones import catalogue, graphs, hub_names, scaling, swin, tokens
+from finetune_kit.data import sizes
 
 CONVERTERS = ("preprocessor.json", "image_converter.json")
 
@@ -18,7 +19,7 @@ class Preset:
     """What becomes of a preset.
 
     Attributes:
-        model: float32 [b, s, s, 3] in [0, 255] to its feature map [b, h, w, c].
+        model: float32 [b, h, w, 3] in [0, 255] to its feature map [b, h, w, c].
         preprocessing: One of `catalogue.PREPROCESSING`; "" where the preset itself scales.
     """
 
@@ -26,7 +27,9 @@ class Preset:
     preprocessing: str
 
 
-def load(name: str, *, image_size: int, weights: str = "", preprocessing: str = "") -> Preset:
+def load(
+    name: str, *, image_size: sizes.Size, weights: str = "", preprocessing: str = ""
+) -> Preset:
     """Returns the backbone of a preset, made of Keras' own layers.
 
     The map of a transformer is that of its patches; class tokens are left out behind the last
@@ -34,7 +37,7 @@ def load(name: str, *, image_size: int, weights: str = "", preprocessing: str = 
 
     Args:
         name: `hub:PRESET` or `hub:FOLDER`, whatever `keras_hub.models.Backbone.from_preset` takes.
-        image_size: Side s of the images.
+        image_size: Side of the images, or (height, width).
         weights: "" for the preset's own, "none" for random ones.
         preprocessing: One of `catalogue.PREPROCESSING`; "" is the preset's image converter, or raw
             pixels where it has none.
@@ -46,14 +49,12 @@ def load(name: str, *, image_size: int, weights: str = "", preprocessing: str = 
     """
     preset = hub_names.preset(name)
     backbone = _backbone(preset, load_weights=not weights)
-    images = keras.Input((image_size, image_size, 3), name="pixels")
+    images = keras.Input(sizes.shape(image_size), name="pixels")
     x, mode = _scaled(images, preset, preprocessing)
-    if tokens.is_transformer(backbone):
-        row = tokens.rebuilt(backbone, x, keep_weights=not weights)
-        return Preset(keras.Model(images, tokens.as_map(row), name=backbone.name), mode)
-    if swin.is_swin(backbone):
-        x = swin.rebuilt(backbone, x, keep_weights=not weights)
-        return Preset(keras.Model(images, x, name=backbone.name), mode)
+    for part in (tokens, swin):
+        if part.is_known(backbone):
+            x = part.rebuilt(backbone, x, keep_weights=not weights)
+            return Preset(keras.Model(images, x, name=backbone.name), mode)
     graph = graphs.functional(backbone)
     _refuse_foreign(graph, name)
     policy = keras.mixed_precision.dtype_policy().name

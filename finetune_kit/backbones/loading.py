@@ -127,18 +127,14 @@ def _known(
 
 
 def _preset(name: str, image_size: sizes.Size, source: str, preprocessing: str) -> types.Backbone:
-    """Returns the backbone of a preset of KerasHub, its stages not yet found.
-
-    It takes squares of the longer side; of transformers, `hub` knows no other form.
-    """
+    """Returns the backbone of a preset of KerasHub, its stages not yet found."""
     catalogue.refuse_foreign_weights(source)
-    size = max(sizes.sides(image_size))
-    made = hub.load(name, image_size=size, weights=source, preprocessing=preprocessing)
+    made = hub.load(name, image_size=image_size, weights=source, preprocessing=preprocessing)
     return types.Backbone(
         name=name,
         model=made.model,
         stages=(),
-        image_size=size,
+        image_size=image_size,
         weights=source or catalogue.OWN,
         preprocessing=made.preprocessing,
     )

@@ -7,25 +7,25 @@ Transformer using Shifted Windows", section 3.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
 import numpy as np
 
-from finetune_kit import checks
 from finetune_kit.backbones import tokens
 
 MASKED = -100.0  # added to what attention must not see; the authors' own constant
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
-    """How a square map is cut into windows.
+class Cuts:
+    """How a side of a map is cut into windows.
 
     Attributes:
         side: Of the map.
         window: Side of a window, at most that of the map.
-        shift: By how much windows are moved against the map's corner; 0 where one holds it all.
+        shift: By how much windows are moved against the map's border; 0 where one holds it all.
     """
 
     side: int
@@ -33,20 +33,60 @@ class Windows:
     shift: int
 
     @classmethod
-    def of(cls, side: int, *, window: int, shifted: bool) -> "Windows":
-        """Returns the windows of a map; one that is no larger than a window is one window."""
+    def of(cls, side: int, *, window: int, shifted: bool) -> "Cuts":
+        """Returns the windows of a side; one that is no longer than a window is one window."""
         fits = side <= window
         return cls(side, min(side, window), window // 2 if shifted and not fits else 0)
 
     @property
     def border(self) -> int:
-        """Rows and columns by which the map is padded to whole windows."""
+        """Places by which the map is padded to whole windows."""
         return -self.side % self.window
 
     @property
     def along(self) -> int:
-        """Windows along a side."""
+        """Windows along the side."""
         return (self.side + self.border) // self.window
+
+    @property
+    def parts(self) -> np.ndarray:
+        """Which part of the map each place of each window belongs to, int [along, window]."""
+        total = self.side + self.border
+        edges = np.array([total - self.window, total - self.shift])
+        return np.searchsorted(edges, np.arange(total), side="right").reshape(self.along, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """How a map is cut into windows: along its height and along its width."""
+
+    high: Cuts
+    wide: Cuts
+
+    @classmethod
+    def of(cls, sides: tokens.Grid, *, window: int, shifted: bool) -> "Windows":
+        """Returns the windows of a map of (height, width)."""
+        return cls(*(Cuts.of(side, window=window, shifted=shifted) for side in sides))
+
+    @property
+    def borders(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns by which the map is padded, as Keras' layers take them."""
+        return (0, self.high.border), (0, self.wide.border)
+
+    @property
+    def shifts(self) -> tuple[int, int]:
+        """By how much windows are moved, down and to the right."""
+        return self.high.shift, self.wide.shift
+
+    @property
+    def grid(self) -> tokens.Grid:
+        """Windows below each other and beside each other."""
+        return self.high.along, self.wide.along
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of a window."""
+        return self.high.window, self.wide.window
 
     def mask(self) -> np.ndarray:
         """Returns what is added to attention, float32 [windows, 1, n, n].
@@ -54,12 +94,8 @@ class Windows:
         A shifted window at the border holds parts of both ends of the map, which must not see each
         other (section 3.2, "Efficient batch computation").
         """
-        k, total = self.window, self.side + self.border
-        edges = np.array([total - k, total - self.shift])
-        part = np.searchsorted(edges, np.arange(total), side="right")
-        parts = 3 * part[:, None] + part[None, :]
-        cells = parts.reshape(self.along, k, self.along, k).transpose(0, 2, 1, 3)
-        rows = cells.reshape(self.along**2, 1, k * k)
+        parts = 3 * self.high.parts[:, None, :, None] + self.wide.parts[None, :, None, :]
+        rows = parts.reshape(math.prod(self.grid), 1, math.prod(self.window))
         return np.where(rows[..., None] == rows[..., None, :], 0.0, MASKED).astype(np.float32)
 
     def offsets(self, table: int) -> np.ndarray:
@@ -69,13 +105,13 @@ class Windows:
             table: Side of the windows that the table was made for; those of a smaller window are
                 among theirs.
         """
-        y, x = np.divmod(np.arange(self.window**2), self.window)
+        y, x = np.divmod(np.arange(math.prod(self.window)), self.wide.window)
         dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
         rows = (dy + table - 1) * (2 * table - 1) + dx + table - 1
         return np.asarray(rows, np.int32).reshape(-1)
 
 
-def is_swin(model: keras.Model) -> bool:
+def is_known(model: keras.Model) -> bool:
     """Returns whether a KerasHub model is a Swin transformer that `rebuilt` can take apart."""
     return type(model).__name__ == "SwinTransformerBackbone"
 
@@ -85,18 +121,13 @@ def rebuilt(model: keras.Model, x: Any, *, keep_weights: bool = True) -> Any:
 
     Args:
         model: `keras_hub.models.SwinTransformerBackbone`; nothing is shared with it.
-        x: Symbolic images [b, s, s, 3], scaled.
+        x: Symbolic images [b, h, w, 3], scaled.
         keep_weights: False draws new weights.
 
     Raises:
-        ConfigError: The side of the images is no multiple of the patches'.
+        ConfigError: A side of the images is no multiple of the patches'.
     """
-    size, patch = int(x.shape[1]), int(model.patch_size)
-    if size % patch:
-        raise checks.ConfigError(
-            f"{model.name} needs images whose side is a multiple of {patch} px. "
-            + checks.received(image_size=size)
-        )
+    tokens.grid_of(model, x, (int(model.patch_size),) * 2)
     copier, embedding = tokens.Copier(keep_weights), model.patch_embedding
     x = copier.copy(embedding.proj, "patch_embedding")(x)
     if embedding.norm is not None:
@@ -104,9 +135,8 @@ def rebuilt(model: keras.Model, x: Any, *, keep_weights: bool = True) -> Any:
     x = copier.dropped(x, model.dropout_rate, "patches")
     for s, stage in enumerate(model.stages, start=1):
         for b, block in enumerate(stage.blocks):
-            windows = Windows.of(
-                int(x.shape[1]), window=int(model.window_size), shifted=bool(b % 2)
-            )
+            sides = (int(x.shape[1]), int(x.shape[2]))
+            windows = Windows.of(sides, window=int(model.window_size), shifted=bool(b % 2))
             x = _block(block, x, windows, f"stage_{s}_block_{b + 1}", copier)
         if stage.downsample is not None:
             x = _merged(stage.downsample, x, f"stage_{s}_merge", copier)
@@ -137,11 +167,11 @@ def _paths(block: Any, x: Any, name: str) -> Any:
 
 def _attention(attention: Any, x: Any, windows: Windows, name: str, copier: tokens.Copier) -> Any:
     """Returns attention of every place to those of its window, [b, h, w, c]."""
-    border, shift = windows.border, windows.shift
-    if border:
-        x = keras.layers.ZeroPadding2D(((0, border), (0, border)), name=f"{name}_pad")(x)
-    if shift:
-        x = keras.ops.roll(x, (-shift, -shift), axis=(1, 2))
+    if any(windows.borders[0] + windows.borders[1]):
+        x = keras.layers.ZeroPadding2D(windows.borders, name=f"{name}_pad")(x)
+    down, right = windows.shifts
+    if down or right:
+        x = keras.ops.roll(x, (-down, -right), axis=(1, 2))
     x = _cut(x, windows)
     x = copier.copy(attention.qkv, f"{name}_qkv")(x)
     query, key, value = (
@@ -149,7 +179,7 @@ def _attention(attention: Any, x: Any, windows: Windows, name: str, copier: toke
     )
     products = keras.ops.matmul(query * attention.scale, keras.ops.transpose(key, (0, 1, 2, 4, 3)))
     products = products + _bias(attention, query, windows, name, copier)
-    if shift:
+    if down or right:
         products = products + windows.mask()
     weights = keras.layers.Softmax(name=f"{name}_softmax")(products)
     weights = copier.dropped(weights, attention.attn_drop_rate, f"{name}_attention")
@@ -157,27 +187,27 @@ def _attention(attention: Any, x: Any, windows: Windows, name: str, copier: toke
     x = keras.ops.reshape(x, (-1, *x.shape[1:3], x.shape[3] * x.shape[4]))
     x = copier.copy(attention.proj, f"{name}_attended")(x)
     x = _joined(copier.dropped(x, attention.proj_drop_rate, f"{name}_projected"), windows)
-    if shift:
-        x = keras.ops.roll(x, (shift, shift), axis=(1, 2))
-    if border:
-        x = keras.layers.Cropping2D(((0, border), (0, border)), name=f"{name}_crop")(x)
+    if down or right:
+        x = keras.ops.roll(x, (down, right), axis=(1, 2))
+    if any(windows.borders[0] + windows.borders[1]):
+        x = keras.layers.Cropping2D(windows.borders, name=f"{name}_crop")(x)
     return x
 
 
 def _cut(x: Any, windows: Windows) -> Any:
     """Returns a map [b, h, w, c] as its windows, [b, windows, n, c]."""
-    along, k, width = windows.along, windows.window, int(x.shape[-1])
-    x = keras.ops.reshape(x, (-1, along, k, along, k, width))
+    (rows, columns), (high, wide), width = windows.grid, windows.window, int(x.shape[-1])
+    x = keras.ops.reshape(x, (-1, rows, high, columns, wide, width))
     x = keras.ops.transpose(x, (0, 1, 3, 2, 4, 5))
-    return keras.ops.reshape(x, (-1, along * along, k * k, width))
+    return keras.ops.reshape(x, (-1, rows * columns, high * wide, width))
 
 
 def _joined(x: Any, windows: Windows) -> Any:
     """Returns windows as the map that they are of."""
-    along, k, width = windows.along, windows.window, int(x.shape[-1])
-    x = keras.ops.reshape(x, (-1, along, along, k, k, width))
+    (rows, columns), (high, wide), width = windows.grid, windows.window, int(x.shape[-1])
+    x = keras.ops.reshape(x, (-1, rows, columns, high, wide, width))
     x = keras.ops.transpose(x, (0, 1, 3, 2, 4, 5))
-    return keras.ops.reshape(x, (-1, along * k, along * k, width))
+    return keras.ops.reshape(x, (-1, rows * high, columns * wide, width))
 
 
 def _by_head(x: Any, heads: int) -> Any:
@@ -194,7 +224,7 @@ def _bias(attention: Any, query: Any, windows: Windows, name: str, copier: token
         rows, heads, name=f"{name}_position_bias",
         embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
     )  # fmt: skip
-    n = windows.window**2
+    n = math.prod(windows.window)
     # A graph begins at its images, so the rows are a zero of each image and a constant.
     zero = keras.ops.cast(keras.ops.zeros_like(keras.ops.mean(query, axis=(1, 2, 3, 4))), "int32")
     offsets = windows.offsets(int(attention.win_h))
@@ -205,14 +235,14 @@ def _bias(attention: Any, query: Any, windows: Windows, name: str, copier: token
 
 
 def _merged(merging: Any, x: Any, name: str, copier: tokens.Copier) -> Any:
-    """Returns a map of half the side and twice the width: four neighbours become one."""
-    side, width = int(x.shape[1]), int(x.shape[-1])
-    if side % 2:
-        x = keras.layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(x)
-    half = -(-side // 2)
-    x = keras.ops.reshape(x, (-1, half, 2, half, 2, width))
+    """Returns a map of half the sides and twice the channels: four neighbours become one."""
+    high, wide, width = (int(n) for n in x.shape[1:])
+    if high % 2 or wide % 2:
+        x = keras.layers.ZeroPadding2D(((0, high % 2), (0, wide % 2)), name=f"{name}_pad")(x)
+    rows, columns = -(-high // 2), -(-wide // 2)
+    x = keras.ops.reshape(x, (-1, rows, 2, columns, 2, width))
     # Columns change more slowly than rows among the four.
     x = keras.ops.transpose(x, (0, 1, 3, 4, 2, 5))
-    x = keras.ops.reshape(x, (-1, half, half, 4 * width))
+    x = keras.ops.reshape(x, (-1, rows, columns, 4 * width))
     x = copier.copy(merging.norm, f"{name}_norm")(x)
     return copier.copy(merging.reduction, f"{name}_reduction")(x)

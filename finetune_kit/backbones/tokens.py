@@ -11,28 +11,52 @@ import keras
 import numpy as np
 
 from finetune_kit import checks
+from finetune_kit.data import sizes
+
+Grid = tuple[int, int]  # patches, or windows, below each other and beside each other
 
 
-def as_map(tokens: Any) -> Any:
+def as_map(tokens: Any, grid: Grid | None = None) -> Any:
     """Returns the patches of a row of tokens as a map.
 
     Args:
-        tokens: Symbolic [b, p + g * g, c]: p tokens that stand for no place, such as those of
+        tokens: Symbolic [b, p + h * w, c]: p tokens that stand for no place, such as those of
             classes, and then the patches, row by row.
+        grid: (h, w); None is the largest square that there are tokens for.
 
     Returns:
-        [b, g, g, c].
+        [b, h, w, c].
     """
     count, width = (int(n) for n in tokens.shape[1:])
-    side = math.isqrt(count)
-    others = count - side * side
+    high, wide = grid or (math.isqrt(count),) * 2
+    others = count - high * wide
     if others:
         tokens = keras.layers.Cropping1D((others, 0), name="patches")(tokens)
-    return keras.layers.Reshape((side, side, width), name="map")(tokens)
+    return keras.layers.Reshape((high, wide, width), name="map")(tokens)
 
 
-def interpolated(embeddings: np.ndarray, side: int) -> np.ndarray:
-    """Returns position embeddings for another number of patches, [p + side * side, c].
+def grid_of(model: keras.Model, x: Any, patch: Grid) -> Grid:
+    """Returns how many patches are below each other and beside each other.
+
+    Args:
+        model: For whose name it is.
+        x: Symbolic images [b, h, w, 3].
+        patch: Height and width of a patch.
+
+    Raises:
+        ConfigError: A side of the images is no multiple of the patches'.
+    """
+    size = (int(x.shape[1]), int(x.shape[2]))
+    if size[0] % patch[0] or size[1] % patch[1]:
+        raise checks.ConfigError(
+            f"{model.name} needs images whose side is a multiple of {sizes.shown(patch)} px. "
+            + checks.received(image_size=sizes.canonical(size))
+        )
+    return size[0] // patch[0], size[1] // patch[1]
+
+
+def interpolated(embeddings: np.ndarray, grid: Grid) -> np.ndarray:
+    """Returns position embeddings for another number of patches, [p + h * w, c].
 
     The patches' embeddings are resized as an image, bicubically (Dosovitskiy et al., 2021, "An
     Image is Worth 16x16 Words", section 3.2; bicubic as Touvron et al., 2021, "Training
@@ -40,61 +64,58 @@ def interpolated(embeddings: np.ndarray, side: int) -> np.ndarray:
 
     Args:
         embeddings: float [p + g * g, c].
-        side: Patches along a side.
+        grid: (h, w).
     """
     own = math.isqrt(len(embeddings))
-    if own == side:
+    if grid == (own, own):
         return embeddings
     others, patches = np.split(embeddings, [len(embeddings) - own * own])
-    grid = patches.reshape(own, own, -1)
-    resized = keras.ops.image.resize(grid, (side, side), interpolation="bicubic", antialias=True)
-    flat = np.asarray(keras.ops.convert_to_numpy(resized)).reshape(side * side, -1)
+    square = patches.reshape(own, own, -1)
+    resized = keras.ops.image.resize(square, grid, interpolation="bicubic", antialias=True)
+    flat = np.asarray(keras.ops.convert_to_numpy(resized)).reshape(grid[0] * grid[1], -1)
     return np.concatenate([others, flat])
 
 
-def is_transformer(model: keras.Model) -> bool:
+def is_known(model: keras.Model) -> bool:
     """Returns whether a KerasHub model is a transformer that `rebuilt` can take apart."""
     return type(model).__name__ in ("ViTBackbone", "DeiTBackbone")
 
 
 def rebuilt(model: keras.Model, x: Any, *, keep_weights: bool = True) -> Any:
-    """Returns the tokens that a ViT or DeiT of KerasHub makes of images, by Keras' own layers.
+    """Returns the map of patches that a ViT or DeiT of KerasHub makes of images.
+
+    It is made by Keras' own layers. Positions are those of a square, interpolated to the patches.
 
     The embeddings of class tokens are added to those of their positions, which gives the same.
 
     Args:
         model: `keras_hub.models.ViTBackbone` or `DeiTBackbone`; nothing is shared with it.
-        x: Symbolic images [b, s, s, 3], scaled.
+        x: Symbolic images [b, h, w, 3], scaled.
         keep_weights: False draws new weights.
 
     Raises:
-        ConfigError: The side of the images is no multiple of the patches'.
+        ConfigError: A side of the images is no multiple of the patches'.
     """
     _, embedding, encoder = model.layers
     copier = Copier(keep_weights)
-    size, patch = int(x.shape[1]), int(model.patch_size[0])
-    if size % patch:
-        raise checks.ConfigError(
-            f"{model.name} needs images whose side is a multiple of {patch} px. "
-            + checks.received(image_size=size)
-        )
-    x = _embedded(embedding, x, size // patch, copier)
+    grid = grid_of(model, x, (int(model.patch_size[0]), int(model.patch_size[1])))
+    x = _embedded(embedding, x, grid, copier)
     x = copier.dropped(x, encoder.dropout_rate, "tokens")
     for number, block in enumerate(encoder.encoder_layers, start=1):
         x = _block(block, x, f"block_{number}", copier)
-    return copier.copy(encoder.layer_norm, "norm")(x)
+    return as_map(copier.copy(encoder.layer_norm, "norm")(x), grid)
 
 
-def _embedded(embedding: Any, x: Any, side: int, copier: "Copier") -> Any:
+def _embedded(embedding: Any, x: Any, grid: Grid, copier: "Copier") -> Any:
     """Returns patches with class tokens before them, and positions added."""
     x = copier.copy(embedding.patch_embedding, "patch_embedding")(x)
     width = int(x.shape[-1])
-    x = keras.layers.Reshape((side * side, width), name="tokens")(x)
+    x = keras.layers.Reshape((grid[0] * grid[1], width), name="tokens")(x)
     names = ("class_token", "distillation_token")
     first = [np.asarray(getattr(embedding, n))[0] for n in names if hasattr(embedding, n)]
     position = embedding.position_embedding
     values = np.asarray(getattr(position, "embeddings", position))
-    values = interpolated(values.reshape(-1, width), side)
+    values = interpolated(values.reshape(-1, width), grid)
     values[: len(first)] += np.concatenate(first) if first else 0
     if first:
         x = keras.layers.ZeroPadding1D((len(first), 0), name="class_tokens")(x)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from finetune_kit import backbones, checks, results
 from finetune_kit.backbones import catalogue, hub_names, tokens
+from finetune_kit.data import sizes
 from recipes import auto, head_only, last_stages
 from tests.recipes import coloured
 
@@ -27,8 +28,8 @@ TRANSFORMERS = {
 
 
 def images(size, n=2):
-    """Returns raw images, float32 [n, size, size, 3] in [0, 255]."""
-    return np.random.default_rng(0).uniform(0, 255, (n, size, size, 3)).astype(np.float32)
+    """Returns raw images, float32 [n, h, w, 3] in [0, 255], of a side or of (h, w)."""
+    return np.random.default_rng(0).uniform(0, 255, (n, *sizes.shape(size))).astype(np.float32)
 
 
 def transformer(kind, **values):
@@ -108,29 +109,29 @@ def test_blocks_are_cut_into_four_stages_behind_the_embedding(saved, kind) -> No
     assert stages[-1].output is model.outputs[0]
 
 
-@pytest.mark.parametrize(("size", "side"), [(48, 6), (16, 2)])
-def test_positions_are_interpolated_at_other_sizes(saved, size, side) -> None:
+@pytest.mark.parametrize(("size", "grid"), [(48, (6, 6)), (16, (2, 2)), ((24, 64), (3, 8))])
+def test_positions_are_interpolated_at_other_sizes(saved, size, grid) -> None:
     model = transformer("ViT")
     backbone = backbones.load(saved(model), image_size=size)
-    assert backbone.model.output_shape == (None, side, side, 16)
-    larger = transformer("ViT", image_shape=(size, size, 3))
+    assert backbone.model.output_shape == (None, *grid, 16) and backbone.image_size == size
+    larger = transformer("ViT", image_shape=sizes.shape(size))
     table = np.asarray(model.layers[1].position_embedding.embeddings)
-    grid = table[1:].reshape(4, 4, 16)
+    square = table[1:].reshape(4, 4, 16)
     resized = [
-        np.asarray(Image.fromarray(grid[..., c]).resize((side, side), Image.Resampling.BICUBIC))
+        np.asarray(Image.fromarray(square[..., c]).resize(grid[::-1], Image.Resampling.BICUBIC))
         for c in range(16)
     ]
-    rows = np.concatenate([table[:1], np.stack(resized, axis=-1).reshape(side * side, 16)])
+    rows = np.concatenate([table[:1], np.stack(resized, axis=-1).reshape(-1, 16)])
     larger.set_weights([rows if w.shape == table.shape else w for w in model.get_weights()])
-    expected = patches(larger(images(size)), 1)
+    expected = np.asarray(larger(images(size)))[:, 1:].reshape(2, *grid, 16)
     np.testing.assert_allclose(backbone.model(images(size)), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_positions_of_their_own_number_are_left_alone() -> None:
     table = np.random.default_rng(0).normal(size=(18, 3))
-    assert tokens.interpolated(table, 4) is table
-    other = tokens.interpolated(table, 7)
-    assert other.shape == (2 + 49, 3)
+    assert tokens.interpolated(table, (4, 4)) is table
+    other = tokens.interpolated(table, (7, 5))
+    assert other.shape == (2 + 35, 3)
     np.testing.assert_array_equal(other[:2], table[:2])
 
 
@@ -138,6 +139,8 @@ def test_positions_of_their_own_number_are_left_alone() -> None:
 def test_a_side_that_is_no_multiple_of_the_patches(saved) -> None:
     with pytest.raises(checks.ConfigError, match="multiple of 8 px. Received: image_size=36"):
         backbones.load(saved(transformer("ViT")), image_size=36)
+    with pytest.raises(checks.ConfigError, match=r"of 8 px. Received: image_size=\(32, 36\)"):
+        backbones.load(saved(transformer("ViT")), image_size=(32, 36))
 
 
 def convolutional():
@@ -218,14 +221,17 @@ def test_a_swin_transformer_takes_other_sizes(saved, tmp_path) -> None:
 
 
 @needs_hub
-@pytest.mark.parametrize("kind", [*TRANSFORMERS, "Swin"])
-def test_transformers_take_squares_alone(saved, kind) -> None:
-    name = saved(shifting() if kind == "Swin" else transformer(kind))
-    for size in ((32, 48), (48, 32), (8, 32)):
-        words = f"images that are not square. Received: image_size=.{size[0]}, {size[1]}"
-        with pytest.raises(checks.ConfigError, match=words):
-            backbones.load(name, image_size=size)
-    assert backbones.load(name, image_size=(32, 32)).image_size == 32
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+def test_a_swin_transformer_takes_oblong_images(saved, size) -> None:
+    name = saved(shifting())
+    # Where one side of a map fits into a window and the other does not, too.
+    assert backbones.load(name, image_size=(16, 64)).model.output_shape == (None, 2, 8, 32)
+    backbone, map_ = backbones.load(name, image_size=size), (size[0] // 8, size[1] // 8)
+    assert backbone.model.output_shape == (None, *map_, 32) and backbone.image_size == size
+    expected = np.asarray(shifting(image_shape=sizes.shape(size))(images(size)))
+    np.testing.assert_allclose(
+        backbone.model(images(size)), expected.reshape(2, *map_, 32), rtol=1e-3, atol=1e-4
+    )
 
 
 @needs_hub

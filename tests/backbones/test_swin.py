@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune_kit.backbones.swin import Windows
+from finetune_kit.backbones.swin import Cuts, Windows
 
 
 @pytest.mark.parametrize(
@@ -17,34 +17,44 @@ from finetune_kit.backbones.swin import Windows
         (56, 7, True, (7, 3, 0, 8)),  # the first stage of Swin-T at 224 px
     ],
 )
-def test_windows_of_a_map(side, window, shifted, expected) -> None:
-    found = Windows.of(side, window=window, shifted=shifted)
+def test_windows_along_a_side(side, window, shifted, expected) -> None:
+    found = Cuts.of(side, window=window, shifted=shifted)
     assert (found.window, found.shift, found.border, found.along) == expected
 
 
-@pytest.mark.parametrize(("side", "window"), [(8, 4), (12, 4), (14, 7), (10, 4)])
-def test_a_shifted_window_masks_what_the_shift_brought_together(side, window) -> None:
-    windows = Windows.of(side, window=window, shifted=True)
-    k, shift, total = windows.window, windows.shift, side + windows.border
-    mask = windows.mask()
-    assert mask.shape == ((total // k) ** 2, 1, k * k, k * k) and mask.dtype == np.float32
+@pytest.mark.parametrize(
+    ("sides", "window"),
+    [((8, 8), 4), ((12, 12), 4), ((14, 14), 7), ((10, 10), 4), ((8, 14), 4), ((4, 8), 4)],
+)
+def test_a_shifted_window_masks_what_the_shift_brought_together(sides, window) -> None:
+    windows = Windows.of(sides, window=window, shifted=True)
+    mask, (high, wide) = windows.mask(), windows.window
+    totals = [
+        side + cuts.border for side, cuts in zip(sides, (windows.high, windows.wide), strict=True)
+    ]
+    assert mask.shape == (totals[0] // high * (totals[1] // wide), 1, *[high * wide] * 2)
+    assert mask.dtype == np.float32
     # Where each place of the shifted map comes from: places are apart if a border lies between.
-    origin = np.roll(np.arange(total), -shift)
-    for i in range(total // k):
-        for j in range(total // k):
-            rows, columns = origin[i * k : (i + 1) * k], origin[j * k : (j + 1) * k]
-            places = [(y, x) for y in rows for x in columns]
-            near = np.array([[abs(a[0] - b[0]) < k and abs(a[1] - b[1]) < k for b in places]
-                             for a in places])  # fmt: skip
-            own = mask[i * (total // k) + j, 0]
-            np.testing.assert_array_equal(own == 0, near)
-            assert set(np.unique(own)) <= {0.0, -100.0}
+    from_y, from_x = (
+        np.roll(np.arange(total), -shift)
+        for total, shift in zip(totals, windows.shifts, strict=True)
+    )
+    for i, j in np.ndindex(totals[0] // high, totals[1] // wide):
+        rows, columns = from_y[i * high :][:high], from_x[j * wide :][:wide]
+        places = [(y, x) for y in rows for x in columns]
+        near = np.array([[abs(a[0] - b[0]) < high and abs(a[1] - b[1]) < wide for b in places]
+                         for a in places])  # fmt: skip
+        own = mask[i * (totals[1] // wide) + j, 0]
+        np.testing.assert_array_equal(own == 0, near)
+        assert set(np.unique(own)) <= {0.0, -100.0}
 
 
-@pytest.mark.parametrize(("window", "table"), [(4, 4), (3, 4), (7, 7), (2, 7)])
+@pytest.mark.parametrize(
+    ("window", "table"), [((4, 4), 4), ((3, 3), 4), ((7, 7), 7), ((2, 2), 7), ((2, 4), 4)]
+)
 def test_offsets_of_a_smaller_window_are_among_those_of_a_larger(window, table) -> None:
-    found = Windows.of(window, window=window, shifted=False).offsets(table)
-    found = found.reshape(window, window, window, window)
+    found = Windows.of(window, window=max(window), shifted=False).offsets(table)
+    found = found.reshape(*window, *window)
     named = np.arange((2 * table - 1) ** 2).reshape(2 * table - 1, 2 * table - 1)
     for y, x, v, u in np.ndindex(*found.shape):
         assert found[y, x, v, u] == named[y - v + table - 1, x - u + table - 1]

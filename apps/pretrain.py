@@ -145,7 +145,7 @@ def run(config: Config) -> "SourceCard":
     training.run(
         classifier,
         (_phase(config, classifier.groups, len(images.train)),),
-        images,
+        _of_the_first(config, images) if config.weights else images,
         training.Options(
             weight_decay=config.weight_decay,
             label_smoothing=config.label_smoothing,
@@ -248,12 +248,13 @@ def describe(config: Config, classifier: "Classifier", images: "ImageData") -> "
 
     if images.test is None:
         raise checks.DataError("A source card needs a test split. Received: none")
-    own, test = (_of_the_first(config, split) for split in (images.train, images.test))
-    right = int((features.predict(classifier, test).argmax(axis=1) == test.labels).sum())
+    first = _of_the_first(config, images)
+    own, test, classes = first.train, first.test, np.unique(first.train.labels)
+    guesses = classes[features.predict(classifier, test)[:, classes].argmax(axis=1)]
+    right = int((guesses == test.labels).sum())
     accuracy = metrics.wilson(right, len(test)).to_dict() | {"n": len(test)}
     backbone = classifier.backbone
     observer = similarity.Observer(backbone)
-    classes = np.unique(own.labels)
     measured = similarity.describing.statistics(
         backbones.find_taps(backbone.model, backbone.stages),
         observer.observe(own),
@@ -274,11 +275,15 @@ def describe(config: Config, classifier: "Classifier", images: "ImageData") -> "
     )
 
 
-def _of_the_first(config: Config, split: "Split") -> "Split":
-    """Returns those images of a split that are of the first source; see `mixture.joined`."""
+def _of_the_first(config: Config, images: "ImageData") -> "ImageData":
+    """Returns the images of the first source alone, with their labels; see `mixture.joined`."""
     if len(config.sources) == 1:
-        return split
-    return split.take([i for i, name in enumerate(split.names) if name.startswith("0/")])
+        return images
+    splits = {
+        name: split.take([i for i, one in enumerate(split.names) if one.startswith("0/")])
+        for name, split in images.splits().items()
+    }
+    return dataclasses.replace(images, **splits)
 
 
 def _recipe(config: Config) -> dict[str, Any]:

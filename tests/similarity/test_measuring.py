@@ -43,7 +43,17 @@ def test_photographs_are_nearer_than_dark_ones_and_noise_is_at_0(
     ]
     values = [found.value.value for found in (photos, *others)]
     assert values[0] > values[1] + 0.1 > values[2] and values[2] == pytest.approx(0, abs=0.02)
-    assert others[0].shift == "input"
+    # Darkness arises at the input: there is more than twice the share of it.
+    assert early_share(others[0]) > 2 * early_share(photos) > 0
+
+
+def early_share(found):
+    """Returns which share of what arises anywhere arises in the first stage, by taps' mean."""
+    arising = {}
+    for depth in found.profile:
+        arising.setdefault(depth.stage, []).append(depth.innovation**2)
+    means = [np.mean(values) for values in arising.values()]
+    return means[0] / sum(means)
 
 
 def test_it_is_made_of_its_parts(backbone, photos) -> None:

@@ -8,7 +8,6 @@ of another network, `<workdir>/backbone` holds what --weights and --source_card 
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -293,10 +292,10 @@ def _recipe(config: Config) -> dict[str, Any]:
     kept = dataclasses.replace(
         config, workdir="runs/pretrain", data_dir="", terms="", overwrite=False, resume=False
     )
-    beside = pretrain_arrays.record(config.weights)
-    trained = {"trained": json.loads(beside.read_text("utf-8"))} if beside.is_file() else {}
     command = flags.as_command("pretrain", kept, files=["weights"])
-    return {"command": command, **made, "weights": pathlib.Path(config.weights).name, **trained}
+    recipe = {"command": command, **made, "weights": pathlib.Path(config.weights).name}
+    trained = pretrain_arrays.recorded(config.weights)
+    return {**recipe, "trained": trained} if trained else recipe
 
 
 def _identity(config: Config, images: "ImageData") -> dict[str, Any]:

@@ -186,11 +186,17 @@ def record(weights: str) -> pathlib.Path:
     return pathlib.Path(weights.removesuffix(SUFFIX) + ".json")
 
 
+def recorded(weights: str) -> dict[str, Any]:
+    """Returns how weights were trained, {} where nothing beside them says so."""
+    file = record(weights)
+    return dict(json.loads(file.read_text("utf-8"))) if weights and file.is_file() else {}
+
+
 def _made(config: Config, images: int) -> dict[str, Any]:
     """Returns the command, without places of one machine, and what it ran on."""
     import keras
 
-    before = record(config.weights)
+    before = recorded(config.weights)
     return {
         "command": flags.as_command(
             "pretrain-arrays", config, files=["arrays", "output", "weights"], left_out=["resume"]
@@ -199,7 +205,7 @@ def _made(config: Config, images: int) -> dict[str, Any]:
         "images": images,
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
-        **({"before": json.loads(before.read_text("utf-8"))} if before.is_file() else {}),
+        **({"before": before} if before else {}),
     }
 
 

@@ -53,7 +53,7 @@ def _commands(recipe: Mapping[str, Any]) -> list[str]:
     trained = recipe["trained"]
     while trained:
         command = f"KERAS_BACKEND={trained['backend']} {trained['command']}"
-        lines = [trained["arrays"], command, *lines]
+        lines = [*filter(None, [trained["arrays"]]), command, *lines]
         trained = trained.get("before")
     return ["\n".join(f"    {line}" for line in lines)]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from apps import finetune, main, pretrain
-from finetune_kit import backbones, checks, console, data
+from finetune_kit import backbones, checks, console, data, features, training
 from finetune_kit.backbones import card
 from recipes import head_only
 from tests.recipes import coloured
@@ -110,6 +110,37 @@ def test_a_mixture_with_rotations(run, tmp_path) -> None:
     assert found.recipe["rotation"] == 0.3 and "--also=fractals:2x12" in found.recipe["command"]
     with pytest.raises(checks.DataError, match="fractals: needs at least 2 classes"):
         pretrain.Config(data=str(source), also="fractals:1x1", workdir="w")
+
+
+def test_a_mixture_is_described_among_the_classes_of_its_first_source(
+    run, tmp_path, monkeypatch
+) -> None:
+    workdir, source, _ = run
+    seen = []
+
+    def spied(classifier, phases, images, *others, **options):
+        seen.append(images)
+        return trained(classifier, phases, images, *others, **options)
+
+    def confused(classifier, split):
+        # Nothing looks as much like a blue square as a fractal does, but blue comes next.
+        guesses = np.full((len(split), 5), 0.05)
+        guesses[np.arange(len(split)), split.labels], guesses[:, 3] = 0.3, 0.5
+        return guesses
+
+    trained = training.run
+    monkeypatch.setattr(training, "run", spied)
+    monkeypatch.setattr(features, "predict", confused)
+    config = pretrain.Config(
+        data=str(source), also="fractals:2x12", workdir=str(tmp_path / "run"),
+        validation_fraction=0.2, weights=str(workdir / "bundled" / pretrain.WEIGHTS),
+    )  # fmt: skip
+    found = pretrain.run(config)
+    assert found.accuracy["value"] == 1 and found.accuracy["n"] == 12
+    # The head is solved on those images alone.
+    (images,) = seen
+    assert images.num_classes == 5
+    assert all(set(split.labels) == {0, 1, 2} for split in images.splits().values())
 
 
 def test_what_cannot_be_a_run_is_refused(run, capsys, untouched_process) -> None:

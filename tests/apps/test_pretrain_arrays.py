@@ -131,11 +131,15 @@ def test_an_interrupted_run_goes_on_with_its_own_flags_alone(
     assert [path.name for path in backup.glob("epoch*")] == ["epoch-00002.weights.h5"]
     assert main.run(words_of(source[1], output)) == 2
     assert main.run([*words_of(source[1], output), "--resume", "--seed=1"]) == 2
+    other = tmp_path / "other.weights.h5"
+    backbones.load("bundled").model.save_weights(other)
+    assert main.run([*words_of(source[1], output), "--resume", f"--weights={other}"]) == 2
     assert not output.exists()
     assert main.run([*words_of(source[1], output), "--resume"]) == 0
     assert output.is_file() and not backup.exists()
     lines = capsys.readouterr().err
     assert "--resume goes on with it" in lines and "Received: other seed." in lines
+    assert "Received: other weights." in lines
     whole = tmp_path / "whole.weights.h5"
     assert main.run(words_of(source[1], whole)) == 0
     one, other = (backbones.load("bundled", weights=str(path)).model for path in (output, whole))

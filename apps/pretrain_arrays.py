@@ -140,6 +140,7 @@ def run(config: Config) -> None:
     from finetune_kit.training import on_arrays
 
     images, labels = read(config.arrays)
+    made = _made(config, len(labels))  # files may be gone when hours of training are over
     backbone = _backbone(config, images.shape[1])
     _claim(config, images, labels)
     settled = on_arrays.Settings(
@@ -156,7 +157,7 @@ def run(config: Config) -> None:
             ),
         )  # fmt: skip
     backbone.save_weights(config.output)
-    record(config.output).write_text(json.dumps(_made(config, len(labels)), indent=1), "utf-8")
+    record(config.output).write_text(json.dumps(made, indent=1), "utf-8")
     shutil.rmtree(config.backup)
 
 

@@ -3,8 +3,8 @@
 Up to three noises, each with a spectrum of its own, run through a small random network of sines to
 colours: grain, weave, bark, clouds, foam. Networks that learnt from noise with the statistics of
 images transfer to photos (Baradad et al., 2021, "Learning to See by Looking at Noise", section 3),
-the more the larger the number of programs that make it (Baradad et al., 2022, "Procedural Image
-Programs for Representation Learning", section 4). Other than fractals, classes have colours.
+and the better, the more programs make the images (Baradad et al., 2022, "Procedural Image Programs
+for Representation Learning", the experiment on scaling). Unlike fractals, classes have colours.
 """
 
 import dataclasses

@@ -112,6 +112,17 @@ def test_a_finished_run_goes_on_with_other_images(source, tmp_path, capsys) -> N
     assert not list(tmp_path.glob("own*"))
 
 
+def test_images_that_are_gone_after_training_do_not_cost_the_record(
+    source, tmp_path, monkeypatch
+) -> None:
+    arrays, output = tmp_path / "copy.npz", tmp_path / "net.weights.h5"
+    arrays.write_bytes(source[1].read_bytes())
+    monkeypatch.setattr(on_arrays, "train", lambda *_, **options: arrays.unlink())
+    assert main.run(words_of(arrays, output)) == 0
+    found = json.loads((tmp_path / "net.json").read_text())
+    assert "--arrays=source.npz" in found["arrays"] and output.is_file()
+
+
 def test_an_interrupted_run_goes_on_with_its_own_flags_alone(
     source, tmp_path, monkeypatch, capsys
 ) -> None:

@@ -45,9 +45,7 @@ def test_an_image_has_the_frequencies_of_its_class() -> None:
 def test_colour_and_contrast_are_those_of_the_class_on_average() -> None:
     colour = np.array([90.0, 120.0, 150.0])
     of = dataclasses.replace(textures.texture(0), colour=colour, contrast=25.0)
-    images = np.stack([textures.draw(of, np.random.default_rng(i)) for i in range(60)]).astype(
-        float
-    )
+    images = np.array([textures.draw(of, np.random.default_rng(i)) for i in range(60)], float)
     # Twelve grey levels from image to image: five standard errors of the mean of 60.
     np.testing.assert_allclose(images.mean(axis=(0, 1, 2)), colour, atol=5 * 12 / 60**0.5)
     own = images - images.mean(axis=(1, 2), keepdims=True)

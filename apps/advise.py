@@ -53,6 +53,8 @@ def _advise(config: Config) -> dict[str, Any]:
     from recipes import advising, loading
 
     loaded = loading.load(config)
+    for note in loaded.images.audit.notes:
+        console.say(f"· {note}")
     advice = advising.consult(loaded, source_head=True)
     advising.show(advice)
     console.say(f"{advice.look.seconds:.1f} s to look, on {loaded.device}")

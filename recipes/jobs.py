@@ -148,8 +148,6 @@ class Job(loading.Loaded[C]):
         expected: float | None,
     ) -> "results.Report":
         backbone = self.classifier.backbone
-        audit = self.images.audit
-        left_out = [f"{file.name} was left out: {file.reason}" for file in audit.bad]
         total = time.perf_counter() - self.started
         return results.Report(
             recipe=self.recipe,
@@ -178,7 +176,7 @@ class Job(loading.Loaded[C]):
             },
             seconds={**self.seconds, "total": total},
             device=self.device,
-            notes=(*self.notes, *outcome.notes, *outcome.restarts, *audit.warnings, *left_out),
+            notes=(*self.notes, *outcome.notes, *outcome.restarts, *self.images.audit.notes),
         )
 
 

@@ -84,6 +84,12 @@ class Audit:
     warnings: tuple[str, ...]
     median_side: int
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The warnings, and a sentence for every file that could not be decoded."""
+        left_out = (f"{file.name} was left out: {file.reason}" for file in self.bad)
+        return (*self.warnings, *left_out)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:

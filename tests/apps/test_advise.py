@@ -23,10 +23,15 @@ def run(*words):
     return apps_main.run(["advise", *words])
 
 
-def test_it_prints_what_every_stage_knows_and_a_plan_with_reasons(photos, tmp_path, capsys) -> None:
+def test_it_prints_what_every_stage_knows_and_a_plan_with_reasons(
+    tmp_path_factory, tmp_path, capsys
+) -> None:
+    photos = coloured.write(tmp_path_factory.mktemp("torn") / "squares", per_class=40)
+    (photos / "red" / "00.png").write_bytes(b"\x89PNG\r\n")
     output = tmp_path / "advice.json"
     assert run(f"--data={photos}", f"--output={output}", "--epochs=4") == 0
     said = capsys.readouterr().out
+    assert "· red/00.png was left out: " in said
     for word in ("stem", "stage_3", "last three", "runner-up", "confidence", "from scratch"):
         assert word in said
     assert f"finetune-kit finetune --data={photos} --epochs=4 --workdir=" in said

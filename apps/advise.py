@@ -50,9 +50,9 @@ def main(argv: list[str]) -> int:
 
 
 def _advise(config: Config) -> dict[str, Any]:
-    from recipes import advising, loading
+    from recipes import advising, sizing
 
-    loaded = loading.load(config)
+    loaded = sizing.load(config)
     for note in loaded.images.audit.notes:
         console.say(f"· {note}")
     advice = advising.consult(loaded, source_head=True)

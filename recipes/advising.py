@@ -25,11 +25,13 @@ class Advice:
     """What was measured and what follows from it.
 
     Attributes:
+        image_size: Side in pixels at which the images were looked at, or (height, width).
         look: The measurements.
         plan: What is advised; the winner, if there was a race.
         raced: How the race ended; None without one.
     """
 
+    image_size: data.sizes.Size
     look: looking.Look
     plan: advisor.Plan
     raced: "racing.Result | None" = None
@@ -37,6 +39,7 @@ class Advice:
     def to_dict(self) -> dict[str, Any]:
         """Returns measurements, plan and race as JSON types."""
         return {
+            "image_size": self.image_size,
             **self.look.to_dict(),
             "plan": self.plan.to_dict(),
             "race": None if self.raced is None else dataclasses.asdict(self.raced),
@@ -65,7 +68,7 @@ def consult(loaded: "loading.Loaded[C]", *, plan: str = "", source_head: bool = 
             # What the race took is not left for training.
             left = dataclasses.replace(timed, spent=timed.spent + raced.seconds)
             made = planned(loaded, known, left, plan=raced.winner, because="it won the race")
-    return Advice(found, made, raced)
+    return Advice(loaded.images.image_size, found, made, raced)
 
 
 def planned(

@@ -17,8 +17,8 @@ Practices for Fine-tuning Visual Classifiers to New Domains".
 
 import dataclasses
 
-from finetune_kit import results
-from recipes import advising, jobs, settings
+from finetune_kit import data, results
+from recipes import advising, jobs, settings, sizing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,15 @@ class Config(settings.Choices, settings.Settings):
 
 def run(config: Config) -> "results.Report":
     """Measures, advises, trains; leaves model, advice and report in `config.workdir`."""
-    job = jobs.begin(config, recipe="auto")
+    job = jobs.begin(_as_decided(config), recipe="auto", load=sizing.load)
     advice = advising.consult(job, plan=advising.decided(job))
     advising.show(advice)
     return advising.follow(job, advice).carry_out(advice.plan.phases)
+
+
+def _as_decided(config: Config) -> Config:
+    """Returns the settings with the size of the interrupted run that they go on with."""
+    if not config.resume or config.image_size:
+        return config
+    decided = results.read_advice(config.workdir).get("image_size", 0)
+    return dataclasses.replace(config, image_size=decided and data.sizes.canonical(decided))

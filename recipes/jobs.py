@@ -9,7 +9,7 @@ Synopsis, the whole of a recipe's `run`:
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -180,8 +180,15 @@ class Job(loading.Loaded[C]):
         )
 
 
-def begin(config: C, *, recipe: str) -> Job[C]:
+def begin(
+    config: C, *, recipe: str, load: "Callable[[C], loading.Loaded[C]]" = loading.load
+) -> Job[C]:
     """Decodes and splits the images, loads the backbone, and claims the work directory.
+
+    Args:
+        config: The settings.
+        recipe: Its name.
+        load: How images and backbone are loaded.
 
     Raises:
         KitError: Whatever is wrong with the settings, the images, the weights or the directory;
@@ -189,7 +196,7 @@ def begin(config: C, *, recipe: str) -> Job[C]:
     """
     # Claimed at the end: until images and network are there, nothing is written or deleted.
     results.refuse_used(config.workdir, overwrite=config.overwrite, resume=config.resume)
-    loaded = loading.load(config)
+    loaded = load(config)
     return Job(
         **vars(loaded),
         recipe=recipe,

@@ -77,6 +77,7 @@ def load(config: C) -> Loaded[C]:
         )
     with timed(seconds, "backbone"):
         backbone = load_backbone(config, weights=config.weights)
+    say_keys(backbone)
     resolved, why = _resolve(config, backbone.model.count_params(), images, size)
     return Loaded(
         config=resolved,
@@ -90,7 +91,7 @@ def load(config: C) -> Loaded[C]:
 
 
 def load_backbone(config: settings.Source, *, weights: str) -> "Backbone":
-    """Returns the network that the settings name, with any weights; says what a file gave."""
+    """Returns the network that the settings name, with any weights."""
     backbone = backbones.load(
         config.backbone,
         image_size=config.image_size,
@@ -103,7 +104,6 @@ def load_backbone(config: settings.Source, *, weights: str) -> "Backbone":
         channels=channels_of(config),
         min_loaded=config.min_loaded,
     )
-    say_keys(backbone)
     if config.dense_top == backbones.catalogue.KEPT:
         return backbones.keep_dense(backbone)
     return backbone

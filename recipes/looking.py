@@ -64,17 +64,17 @@ def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False) -> Look:
     """
     began = time.perf_counter()
     images, backbone, seed = loaded.images, loaded.classifier.backbone, loaded.config.seed
-    sample = _sample(images.train, MOST, seed=seed)
+    looked_at = sample(images.train, MOST, seed=seed)
     observer = similarity.Observer(backbone)
-    with console.progress("Looking", len(sample)) as bar:
-        seen = observer.observe(sample, progress=bar.advance)
-    some = np.sort(np.random.default_rng(seed).permutation(len(sample))[:MOST_COMPARED])
+    with console.progress("Looking", len(looked_at)) as bar:
+        seen = observer.observe(looked_at, progress=bar.advance)
+    some = np.sort(np.random.default_rng(seed).permutation(len(looked_at))[:MOST_COMPARED])
     near = similarity.measure(
-        backbone, sample.take(some), seed=seed, observation=seen.take(some), observer=observer
+        backbone, looked_at.take(some), seed=seed, observation=seen.take(some), observer=observer
     )
     fit = similarity.probe(
         seen.features,
-        sample.labels,
+        looked_at.labels,
         num_classes=images.num_classes,
         seed=seed,
         source_probabilities=_source_probabilities(backbone, seen) if source_head else None,
@@ -137,7 +137,7 @@ def candidate(config: "settings.Source", name: str) -> "tuple[str, TaskFit, floa
     return name, look(loaded, source_head=True).fit, published
 
 
-def _sample(split: "Split", most: int, *, seed: int) -> "Split":
+def sample(split: "Split", most: int, *, seed: int) -> "Split":
     """Returns a split, or a sample of it in which every class keeps its share."""
     if len(split) <= most:
         return split

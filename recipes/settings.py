@@ -45,12 +45,15 @@ def option(
     )
 
 
-def size_option() -> Any:
+def size_option(zero: str = "is the network's default") -> Any:
     """Returns a field for the size of the images, a `Size`, that a flag reads and writes as 96x128.
 
     Where images have to be square, an `option` for their side takes its place.
+
+    Args:
+        zero: What 0 means.
     """
-    text = "Side of the input in pixels, or HEIGHTxWIDTH, as 96x128; 0 is the network's default."
+    text = f"Side of the input in pixels, or HEIGHTxWIDTH, as 96x128; 0 {zero}."
     rule = {"help": text, "choices": None, "low": 0, "high": None}
     return dataclasses.field(
         default=0, metadata={**rule, "parse": sizes.parse, "write": sizes.shown}
@@ -308,6 +311,7 @@ class Choices(Training):
     race: bool = option(
         "Let the plan and its runner-up compete by cross-validation before training.", False
     )
+    image_size: sizes.Size = size_option("is as advised")
     time_budget: str = option(
         "Time for the whole run, as in 90s or 5m; shortens the plan. Empty is no limit.", ""
     )

@@ -3,8 +3,10 @@
     finetune-kit benchmark scratch --data_root=photo_sets
 
 Both train the same architecture on the same images for as many epochs, each at a rate of its own,
-chosen on development images (`cases.develop`) by number of labels; then every set's test images are
-scored once a draw. Every finished run is a row; the same command does what is missing.
+chosen on development images (`cases.develop`) by number of labels and size of the images; then
+every set's test images are scored once a draw. Every finished run is a row; the same command does
+what is missing. `--image_size=64` compares on sets whose originals have as many pixels: there,
+`auto` looks at twice the default size.
 """
 
 import dataclasses
@@ -29,6 +31,8 @@ SCRATCH, BUNDLED = "from_scratch", "probe_then_finetune"
 # Of the bundled network, the default of its size and that of the bold plans.
 RATES = {SCRATCH: (3e-4, 1e-3, 3e-3), BUNDLED: (3e-4, 1e-3)}
 DIGITS = "digits"  # written from scikit-learn, beside the sets of the folder
+SIZE = catalogue.image_size(catalogue.BUNDLED)  # of rows that say none
+ENOUGH = 50  # originals by which a set's size is told
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,10 @@ class Config:
     )
     sets: str = settings.option("Names of sets, with commas; empty is all.", "")
     per_class: str = settings.option("Labelled images a class, with commas.", "5,20")
+    image_size: int = settings.option("Side of the images in pixels.", SIZE, low=SIZE)
+    tuned_on: str = settings.option(
+        "Sets whose development images choose the rates, with commas; empty is all.", ""
+    )
     seeds: int = settings.option("Draws of the images.", 3, low=2)
     weights: str = settings.option("Of the bundled network; empty are those that ship.", "")
     rows: str = settings.option("Where finished runs are kept.", "docs/results/scratch.jsonl")
@@ -49,17 +57,27 @@ class Config:
     def __post_init__(self) -> None:
         settings.check_options(self)
         settings.check_weights(self.weights)
+        catalogue.image_size(catalogue.BUNDLED, self.image_size)
         for number in bundled.numbers(self.per_class):
             checks.in_range("per_class", number, 2)
         if self.data_root:
-            known = cases.sets_in(self.data_root)
-            for name in self.names:
-                checks.one_of("sets", name, (*known, DIGITS))
+            known = (*cases.sets_in(self.data_root), DIGITS)
+            for flag in ("sets", "tuned_on"):
+                for name in cell.listed(getattr(self, flag)):
+                    checks.one_of(flag, name, known)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The sets."""
-        return cell.listed(self.sets) or (*cases.sets_in(self.data_root), DIGITS)
+        """The sets; at a larger size than the default, those whose originals have the pixels."""
+        named = cell.listed(self.sets) or (*cases.sets_in(self.data_root), DIGITS)
+        if self.image_size == SIZE:
+            return named
+        return tuple(name for name in named if _original(self, name) >= self.image_size)
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The sets whose development images choose the rates."""
+        return cell.listed(self.tuned_on) or self.names
 
 
 def main(argv: list[str]) -> int:
@@ -80,7 +98,7 @@ def measure(config: Config) -> None:
         for run in tuning:
             records.append_lines(config.rows, [_row(config, run)])
             bar.advance()
-    rates = chosen(records.load_lines(config.rows))
+    rates = chosen(_of_size(records.load_lines(config.rows), config.image_size))
     left = [run for run in _runs(config, rates) if _key(run) not in done]
     with console.progress("Runs", len(left)) as bar:
         for run in left:
@@ -91,14 +109,22 @@ def measure(config: Config) -> None:
 def chosen(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
     """Returns recipe and labels a class to the rate that is best on development images.
 
-    It has the highest mean accuracy over the sets.
+    It has the highest mean accuracy over the sets, of those that were trained on at all rates.
+
+    Args:
+        rows: Of images of one size.
     """
-    found: dict[tuple[str, int, float], list[float]] = {}
+    found: dict[tuple[str, int, float], dict[str, float]] = {}
     for row in rows:
         if row["kind"] == "tuning":
             key = (row["recipe"], row["per_class"], row["rate"])
-            found.setdefault(key, []).append(row["accuracy"])
-    ranked = sorted(found, key=lambda key: float(np.mean(found[key])))
+            found.setdefault(key, {})[row["data"]] = row["accuracy"]
+
+    def mean(key: tuple[str, int, float]) -> float:
+        own = [found[other] for other in found if other[:2] == key[:2]]
+        return float(np.mean([found[key][name] for name in set.intersection(*map(set, own))]))
+
+    ranked = sorted(found, key=mean)
     # Of each recipe and number of labels the last one stays, which is the best.
     return {(recipe, number): rate for recipe, number, rate in ranked}
 
@@ -106,7 +132,7 @@ def chosen(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
 def _tuning(config: Config) -> Iterator[dict[str, Any]]:
     for recipe, rates in RATES.items():
         for number in bundled.numbers(config.per_class):
-            for name in config.names:
+            for name in config.tuned:
                 for rate in rates:
                     yield _run(config, "tuning", recipe, name, number, 0, rate)
 
@@ -125,7 +151,8 @@ def _run(
     # Rows of other weights than these say nothing about them.
     weights = "" if recipe == SCRATCH else _digest(config.weights)
     return {"kind": kind, "recipe": recipe, "weights": weights, "data": name,
-            "per_class": number, "seed": seed, "rate": rate}  # fmt: skip
+            "image_size": config.image_size, "per_class": number, "seed": seed,
+            "rate": rate}  # fmt: skip
 
 
 @functools.cache
@@ -149,7 +176,7 @@ def _row(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     settled = method.Config(
         data=str(cases.write(case, pathlib.Path(config.workdir) / "cases" / slug)),
         workdir="unused", per_class=number, cross_validate=False, seed=seed,
-        backbone=catalogue.BUNDLED,
+        backbone=catalogue.BUNDLED, image_size=config.image_size,
         weights="none" if recipe == SCRATCH else config.weights,
         learning_rate=run["rate"], epochs=EPOCHS,
         head_stages=1 if recipe == SCRATCH else candidates.DEEP,
@@ -167,6 +194,17 @@ def _folder(config: Config, name: str) -> pathlib.Path:
     return folder
 
 
+def _original(config: Config, name: str) -> float:
+    """Returns the median short side of a set's originals in pixels."""
+    from PIL import Image
+
+    sides = []
+    for path, _ in cases.draw(_folder(config, name), per_class=0, seed=0).test[:ENOUGH]:
+        with Image.open(path) as image:
+            sides.append(min(image.size))
+    return float(np.median(sides))
+
+
 def section(lines: Sequence[Mapping[str, Any]]) -> str:
     """Returns the tables of the suite, a function of its rows alone; "" without runs.
 
@@ -174,14 +212,8 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
     """
     last = [line["weights"] for line in lines if line["recipe"] == BUNDLED][-1:]
     lines = [line for line in lines if line["recipe"] == SCRATCH or line["weights"] in last]
-    runs = [line for line in lines if line["kind"] == "run"]
-    rates = chosen(lines)
-    parts = []
-    for number in sorted({run["per_class"] for run in runs}):
-        own = [run for run in runs if run["per_class"] == number]
-        scratch, tuned = (rates[recipe, number] for recipe in RATES)
-        parts += [f"{number} labelled images a class; rates {scratch:g} and {tuned:g}:",
-                  *_table(own)]  # fmt: skip
+    known = sorted({_size(line) for line in lines if line["kind"] == "run"})
+    parts = [part for size in known for part in _at_size(_of_size(lines, size), size)]
     if not parts:
         return ""
     return "\n\n".join(
@@ -193,12 +225,50 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
             "Accuracy in per cent on the test images; the difference "
             "is paired by draw, with Student's 95 % interval.",
             *parts,
+            *_as_auto(lines),
             markdown.machines(lines),
         ]
     )
 
 
-def _table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _at_size(lines: Sequence[Mapping[str, Any]], size: int) -> list[str]:
+    """Returns the tables of images of one size, one for every number of labels."""
+    runs, rates = [line for line in lines if line["kind"] == "run"], chosen(lines)
+    has = "" if size == SIZE else ", sets whose originals have as many pixels"
+    parts = []
+    for number in sorted({run["per_class"] for run in runs}):
+        own = [run for run in runs if run["per_class"] == number]
+        scratch, tuned = (rates[recipe, number] for recipe in RATES)
+        title = (
+            f"{number} labelled images a class at {size} px{has}; rates {scratch:g} and {tuned:g}:"
+        )
+        gaps, cells = _compared(own)
+        if cells:
+            headings = ["set", "from scratch", "bundled", "difference, points"]
+            parts += [title, markdown.grid(headings, cells), _summary(gaps)]
+    return parts
+
+
+def _as_auto(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a sentence for every number of labels with several sizes: each set at its largest."""
+    runs = [line for line in lines if line["kind"] == "run"]
+    parts = []
+    for number in sorted({run["per_class"] for run in runs if _size(run) != SIZE}):
+        gaps: dict[str, metrics.Estimate] = {}
+        for size in sorted({_size(run) for run in runs}):
+            own = [run for run in _of_size(runs, size) if run["per_class"] == number]
+            gaps |= _compared(own)[0]
+        parts.append(
+            f"{number} labelled images a class, each set at the size that `auto` takes, the "
+            f"larger one where the originals have the pixels. {_summary(gaps)}"
+        )
+    return parts
+
+
+def _compared(
+    runs: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, metrics.Estimate], list[list[str]]]:
+    """Returns by how much the bundled network is ahead, set by set, and the lines of a table."""
     by_set: dict[str, dict[str, dict[int, float]]] = {}
     for run in runs:
         of_set = by_set.setdefault(run["data"], {SCRATCH: {}, BUNDLED: {}})
@@ -212,16 +282,31 @@ def _table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         gaps[name] = metrics.paired_difference(tuned, scratch)
         lines.append([name, *(f"{100 * np.mean(values):.1f}" for values in (scratch, tuned)),
                       markdown.percent(gaps[name], signed=True)])  # fmt: skip
-    if not lines:
-        return []
-    ahead = sum(gap.value > 0 for gap in gaps.values())
-    mean = 100 * np.mean([gap.value for gap in gaps.values()])
-    return [
-        markdown.grid(["set", "from scratch", "bundled", "difference, points"], lines),
-        f"Ahead on {ahead} of {len(gaps)} sets, by {mean:.1f} points on average.",
-    ]
+    return gaps, lines
+
+
+def _summary(gaps: Mapping[str, metrics.Estimate]) -> str:
+    """Returns on how many sets the bundled network is ahead, and by how much."""
+    photos = [gap.value for name, gap in gaps.items() if name != DIGITS]
+    text = f"Ahead on {_ahead([gap.value for gap in gaps.values()])}"
+    return (
+        f"{text}; without {DIGITS}, on {_ahead(photos)}." if len(photos) < len(gaps) else f"{text}."
+    )
+
+
+def _ahead(gaps: Sequence[float]) -> str:
+    points = 100 * float(np.mean(gaps)) if gaps else 0.0
+    return f"{sum(gap > 0 for gap in gaps)} of {len(gaps)} sets, by {points:.1f} points on average"
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    return int(row.get("image_size", SIZE))
+
+
+def _of_size(rows: Sequence[Mapping[str, Any]], size: int) -> list[Mapping[str, Any]]:
+    return [row for row in rows if _size(row) == size]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     names = ("kind", "recipe", "weights", "data", "per_class", "seed", "rate")
-    return tuple(row[name] for name in names)
+    return (*(row[name] for name in names), _size(row))

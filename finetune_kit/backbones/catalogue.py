@@ -209,6 +209,19 @@ def image_size(name: str, size: sizes.Size = 0) -> sizes.Size:
     return sizes.canonical(size)
 
 
+def larger_size(name: str, original: int) -> int:
+    """Returns twice a network's default side, where network and images allow it; else 0.
+
+    Args:
+        name: As in `canonical`.
+        original: Short side of the images in pixels; with fewer, pixels would be invented. Only a
+            network whose range of sizes is known is proposed another.
+    """
+    known = entry(name)
+    larger = 2 * known.default_size
+    return larger if known.max_size and larger <= min(known.max_size, original) else 0
+
+
 def refuse_channels(name: str, own: int, channels: int) -> None:
     """Refuses a model of one's own whose images have another number of channels.
 

@@ -64,6 +64,10 @@ class PixelStore:
             pass
         return images
 
+    def at_size(self, size: sizes.Size) -> "PixelStore":
+        """Returns the same images at another size, decoded for every batch."""
+        return PixelStore(self._reader, size, channels=self.channels)
+
     def original(self, index: int) -> np.ndarray:
         """Returns one image at its own size, uint8 [h, w, N]."""
         content = self._reader.read(int(index))

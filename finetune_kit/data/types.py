@@ -41,6 +41,10 @@ class Split:
             tuple(self.names[i] for i in chosen),
         )
 
+    def at_size(self, size: sizes.Size) -> "Split":
+        """Returns the same images brought to another size, decoded for every batch."""
+        return dataclasses.replace(self, store=self.store.at_size(size))
+
     def counts(self, num_classes: int) -> np.ndarray:
         """Returns the images of each class, int64 [num_classes]."""
         return np.bincount(self.labels, minlength=num_classes)

@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "per_stage": "measuring",
         "probe": "probing",
         "rank": "ranking",
+        "recognised": "probing",
         "scores": "scores",
     },
 )

@@ -71,6 +71,26 @@ def probe(
     )
 
 
+def recognised(
+    features: Mapping[str, np.ndarray], labels: np.ndarray, *, num_classes: int, seed: int = 0
+) -> np.ndarray | None:
+    """Returns which images the probe on the last three stages recognises when they are held out.
+
+    Args:
+        features, labels, num_classes, seed: As for `probe`.
+
+    Returns:
+        bool [m], of the m images whose class has another one; None if no image can be held out.
+
+    Raises:
+        ConfigError, DataError: As `probe`.
+    """
+    checks.in_range("num_classes", num_classes, 2)
+    numbers = _checked(features, labels, num_classes)
+    rows, width = _rows(features, LAST_THREE)
+    return _held_out_hits(rows, numbers, _can_be_held_out(numbers), width=width, seed=seed)
+
+
 def _checked(
     features: Mapping[str, np.ndarray], labels: np.ndarray, num_classes: int
 ) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from PIL import Image
 
 from apps import main as apps_main
 from apps.benchmarks import records, scratch, trained
@@ -34,6 +35,14 @@ def test_the_rate_is_the_best_on_average_of_each_number_of_labels() -> None:
     }  # fmt: skip
 
 
+def test_rates_are_compared_on_the_sets_that_all_of_them_were_tried_on() -> None:
+    # On "b" alone 1e-3 was tried, and does badly.
+    found = [row("tuning", scratch.SCRATCH, data, 0, accuracy, rate=rate)
+             for data, rate, accuracy in
+             [("a", 1e-3, 0.6), ("b", 1e-3, 0.1), ("a", 3e-3, 0.5)]]  # fmt: skip
+    assert scratch.chosen(found) == {(scratch.SCRATCH, 5): 1e-3}
+
+
 def test_differences_are_paired_by_draw() -> None:
     rows = [row("tuning", recipe, "a", 0, 0.5, rate=rate)
             for recipe, rate in [(scratch.SCRATCH, 3e-3), (scratch.BUNDLED, 3e-4)]]  # fmt: skip
@@ -51,6 +60,64 @@ def test_differences_are_paired_by_draw() -> None:
     assert "Ahead on 1 of 2 sets, by 12.5 points on average." in text
     assert "rates 0.003 and 0.0003:" in text
     assert scratch.section(rows[:1]) == ""
+
+
+def test_sizes_have_tables_of_their_own_and_a_set_counts_at_its_largest() -> None:
+    rows = []
+    for size, rate, gaps in [
+        (32, 1e-3, {"a": 0.1, "b": -0.1, scratch.DIGITS: 0.0}), (64, 3e-3, {"a": 0.3})
+    ]:  # fmt: skip
+        for data, gap in gaps.items():
+            for recipe, more in [(scratch.SCRATCH, 0.0), (scratch.BUNDLED, gap)]:
+                made = [row("tuning", recipe, data, 0, 0.5, rate=rate),
+                        *(row("run", recipe, data, seed, 0.5 + more, rate=rate)
+                          for seed in (0, 1))]  # fmt: skip
+                # Rows of the default size need not say so.
+                rows += [{**r, "image_size": size} if size == 64 else r for r in made]
+    text = scratch.section(rows)
+    assert "5 labelled images a class at 32 px; rates 0.001 and 0.001:" in text
+    assert (
+        "5 labelled images a class at 64 px, sets whose originals have as many pixels; "
+        "rates 0.003 and 0.003:" in text
+    )
+    assert (
+        "Ahead on 1 of 3 sets, by 0.0 points on average; without digits, on 1 of 2 sets, by 0.0"
+        in text
+    )
+    assert "Ahead on 1 of 1 sets, by 30.0 points on average.\n" in text
+    assert (
+        "originals have the pixels. Ahead on 1 of 3 sets, by 6.7 points on average; without "
+        "digits, on 1 of 2 sets, by 10.0 points on average." in text
+    )
+    assert "that `auto` takes" not in scratch.section([r for r in rows if "image_size" not in r])
+
+
+def test_at_a_larger_size_sets_have_to_have_the_pixels(tmp_path, monkeypatch) -> None:
+    for name, side in [("small", 48), ("large", 64)]:
+        for path in coloured.write(tmp_path / "sets" / name).rglob("*.png"):
+            Image.open(path).resize((side, 80)).save(path)
+    monkeypatch.setattr(loading, "load", lambda config: config)
+    told = []
+
+    def score(method, config):
+        told.append(config)
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr(trained, "score", score)
+    config = scratch.Config(
+        data_root=str(tmp_path / "sets"), per_class="3", seeds=2, tuned_on="small",
+        image_size=64, rows=str(tmp_path / "rows.jsonl"), workdir=str(tmp_path / "work"),
+    )  # fmt: skip
+    assert config.names == ("large",) and config.tuned == ("small",)
+    assert dataclasses.replace(config, tuned_on="").tuned == ("large",)
+    assert dataclasses.replace(config, image_size=32).names == ("large", "small", scratch.DIGITS)
+    scratch.measure(config)
+    assert {c.image_size for c in told} == {64} and len(told) == 3 + 2 + 2 * 2
+    found = records.load_lines(config.rows)
+    assert {(r["kind"], r["data"]) for r in found} == {("tuning", "small"), ("run", "large")}
+    # The other size is measured beside it.
+    scratch.measure(dataclasses.replace(config, image_size=32, sets="large"))
+    assert [c.image_size for c in told[9:]] == [32] * 9
 
 
 def test_both_sides_are_told_what_the_page_says_and_other_weights_are_measured_anew(
@@ -112,5 +179,8 @@ def test_what_is_missing_is_measured(tmp_path, monkeypatch) -> None:
 
 def test_an_unknown_set_is_refused(tmp_path) -> None:
     coloured.write(tmp_path / "sets" / "near")
-    with pytest.raises(checks.ConfigError, match="sets must be one of near, digits"):
-        scratch.Config(data_root=str(tmp_path / "sets"), sets="far")
+    for flag in ("sets", "tuned_on"):
+        with pytest.raises(checks.ConfigError, match=f"{flag} must be one of near, digits"):
+            scratch.Config(data_root=str(tmp_path / "sets"), **{flag: "far"})
+    with pytest.raises(checks.ConfigError, match="takes images of 32 to 128 px"):
+        scratch.Config(data_root=str(tmp_path / "sets"), image_size=256)

@@ -117,3 +117,12 @@ def test_looking_up_a_network_starts_neither_keras_nor_tensorflow() -> None:
         "sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_twice_the_default_size_is_proposed_where_network_and_images_allow_it() -> None:
+    assert catalogue.larger_size("bundled", 64) == catalogue.larger_size("Bundled", 500) == 64
+    assert catalogue.larger_size("bundled", 63) == 0
+    # Of what sizes others have learnt, nothing is known.
+    assert (
+        catalogue.larger_size("mobilenet", 500) == catalogue.larger_size("spec:32-32|64", 99) == 0
+    )

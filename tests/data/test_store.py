@@ -37,6 +37,15 @@ def test_without_a_cache_images_are_decoded_in_the_order_asked_for(reader) -> No
     assert images.batch(np.array([], int)).shape == (0, 12, 12, 3)
 
 
+def test_another_size_is_decoded_anew_from_the_same_originals(reader) -> None:
+    cache = np.zeros((5, 12, 12, 3), np.uint8)
+    larger = store.PixelStore(reader, 12, cache=cache).at_size((16, 20))
+    assert larger.size == (16, 20) and not larger.cached
+    grey = store.PixelStore(reader, 12, channels=1).at_size(16)
+    assert grey.shape == (16, 16, 1)
+    np.testing.assert_array_equal(larger.at_size(16).batch([4])[0], expected(reader, 4, 16))
+
+
 def test_a_cache_gives_the_same_pixels(reader) -> None:
     cache = np.stack([decode.pixels(reader.read(i), 12) for i in range(5)])
     cached, streaming = store.PixelStore(reader, 12, cache=cache), store.PixelStore(reader, 12)

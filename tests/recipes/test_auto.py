@@ -136,11 +136,11 @@ def test_a_sample_keeps_the_shares_of_the_classes() -> None:
     pixels[:, 0, 0, 0] = np.arange(400) % 256
     pixels[:, 0, 0, 1] = np.arange(400) // 256
     split = data.load(data.Arrays(pixels, labels), image_size=8).train
-    sample = looking._sample(split, 100, seed=0)
+    sample = looking.sample(split, 100, seed=0)
     share = split.counts(2)[0] / len(split)
     assert len(sample) == 100
     assert abs(sample.counts(2)[0] - 100 * share) <= 1
-    assert looking._sample(split, len(split), seed=0) is split
+    assert looking.sample(split, len(split), seed=0) is split
 
 
 def test_a_race_is_run_and_told(photos, tmp_path) -> None:

@@ -244,3 +244,16 @@ def test_what_is_refused(change, error, words) -> None:
     given = {"features": {"a": np.eye(6, 2)}, "labels": np.arange(6) % 2, "num_classes": 2}
     with pytest.raises(error, match=words):
         probing.probe(**{**given, **change})
+
+
+def test_what_is_recognised_is_what_the_probe_on_the_last_three_stages_counts() -> None:
+    features, labels = stages()
+    hits = probing.recognised(features, labels, num_classes=3, seed=2)
+    fit = probing.probe(features, labels, num_classes=3, seed=2)
+    assert fit.last_three.probe.value == hits.mean() and hits.shape == labels.shape
+    shallow = {name: features[name] for name in list(features)[1:]}
+    np.testing.assert_array_equal(hits, probing.recognised(shallow, labels, num_classes=3, seed=2))
+    single = np.arange(len(labels))
+    assert probing.recognised(features, single, num_classes=len(single)) is None
+    with pytest.raises(checks.DataError, match=r"Labels must lie in \[0, 2\)"):
+        probing.recognised(features, labels, num_classes=2)

@@ -1,0 +1,52 @@
+"""Which of two sizes a network looks at: the larger one, unless that is seen to be worse.
+
+Higher resolution usually helps and costs compute (S2 of docs/source-rules.md), and it does so for
+the bundled network (docs/bundled-backbone.md compares the sizes). That is the expectation; a probe
+on few labels has to speak clearly against it.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from finetune_kit.data import sizes
+
+CLEARLY = 1.96  # standard errors of a paired difference, beyond which it is hardly chance
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolution:
+    """A size in pixels, and why."""
+
+    size: sizes.Size
+    reason: str
+
+
+def choose(
+    default: sizes.Size,
+    larger: sizes.Size,
+    recognised: tuple[np.ndarray, np.ndarray] | None,
+    *,
+    original: int,
+) -> Resolution:
+    """Returns the larger size, or the default where clearly more images are recognised by it.
+
+    Args:
+        default, larger: The sizes.
+        recognised: Whether a probe recognises each of m >= 1 held-out images at the default and at
+            the larger size, two bool [m]; None if no image could be held out.
+        original: Short side of the originals in pixels.
+    """
+    small, large = sizes.shown(default), sizes.shown(larger)
+    has = f"the originals have {original} px"
+    if recognised is None:
+        return Resolution(larger, f"{large} px; {has}, and more pixels usually help")
+    near, far = (hits.astype(np.float64) for hits in recognised)
+    shares = f"a probe recognises {far.mean():.1%} at {large} px, {near.mean():.1%} at {small} px"
+    shares = shares.replace("%", " %")
+    difference = far - near
+    if difference.mean() < -CLEARLY * difference.std() / np.sqrt(len(difference)):
+        return Resolution(default, f"{small} px; {has}, but {shares}")
+    return Resolution(
+        larger, f"{large} px; {has}; {shares}. --image_size={small} takes a quarter of the work"
+    )

@@ -41,7 +41,6 @@ def main(argv: list[str]) -> int:
         data=str(folder / "data"),
         workdir=str(folder),
         image_size=IMAGE_SIZE,
-        augment="none",  # a mirrored digit is another digit, or none
         seed=config.seed,
     )
     console.say(f"running finetune-kit finetune {shlex.join(flags.as_words(job))}")

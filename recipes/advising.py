@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_kit import backbones, console, data, results, similarity, training
-from finetune_kit.strategy import advisor, candidates, costs, evidence
+from finetune_kit.strategy import advisor, candidates, costs, evidence, mirroring
 from recipes import jobs, loading, looking, settings
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Any)
 D = TypeVar("D", bound=Any)
 
-AUGMENTATIONS = {"light": "flips and small shifts, which most photos allow"}
 RACE_SHARE = 0.4  # of the time that is left, at most: the winner has to train as well
 
 
@@ -26,12 +25,14 @@ class Advice:
 
     Attributes:
         image_size: Side in pixels at which the images were looked at, or (height, width).
+        augment: How strongly the images are augmented, a key of `data.LEVELS`.
         look: The measurements.
         plan: What is advised; the winner, if there was a race.
         raced: How the race ended; None without one.
     """
 
     image_size: data.sizes.Size
+    augment: str
     look: looking.Look
     plan: advisor.Plan
     raced: "racing.Result | None" = None
@@ -40,6 +41,7 @@ class Advice:
         """Returns measurements, plan and race as JSON types."""
         return {
             "image_size": self.image_size,
+            "augment": self.augment,
             **self.look.to_dict(),
             "plan": self.plan.to_dict(),
             "race": None if self.raced is None else dataclasses.asdict(self.raced),
@@ -54,8 +56,9 @@ def consult(loaded: "loading.Loaded[C]", *, plan: str = "", source_head: bool = 
         plan: Name of a candidate that was decided on before; "" chooses.
         source_head: See `looking.look`.
     """
-    config = loaded.config
     found = looking.look(loaded, source_head=source_head)
+    loaded = _augmented(loaded, found)
+    config = loaded.config
     known, timed, raced = found.evidence, found.costs, None
     if config.plan != settings.AUTO:
         made = planned(loaded, known, timed, plan=config.plan)
@@ -68,7 +71,7 @@ def consult(loaded: "loading.Loaded[C]", *, plan: str = "", source_head: bool = 
             # What the race took is not left for training.
             left = dataclasses.replace(timed, spent=timed.spent + raced.seconds)
             made = planned(loaded, known, left, plan=raced.winner, because="it won the race")
-    return Advice(loaded.images.image_size, found, made, raced)
+    return Advice(loaded.images.image_size, config.augment, found, made, raced)
 
 
 def planned(
@@ -125,7 +128,9 @@ def follow(job: "jobs.Job[D]", advice: Advice) -> "jobs.Job[D]":
     candidate, backbone = advice.plan.candidate, job.classifier.backbone
     stages = _head_stages(job.config, backbone, candidate)
     classifier = classifier_for(job, candidate)
-    config = dataclasses.replace(job.config, plan=candidate.name, head_stages=stages)
+    config = dataclasses.replace(
+        job.config, plan=candidate.name, head_stages=stages, augment=advice.augment
+    )
     job.seconds["advice"] = advice.look.seconds + (advice.raced.seconds if advice.raced else 0.0)
     results.write_advice(advice.to_dict(), job.workdir)
     if config.tensorboard:
@@ -163,6 +168,18 @@ def decided(job: "jobs.Job[D]") -> str:
     return results.read_advice(job.workdir).get("plan", {}).get("plan", "")
 
 
+def _augmented(loaded: "loading.Loaded[C]", found: looking.Look) -> "loading.Loaded[C]":
+    """Returns images and network with the augmentation that is advised, where no flag says one."""
+    if loaded.config.augment != settings.AUTO:
+        return loaded
+    chosen = mirroring.choose(found.mirrored)
+    return dataclasses.replace(
+        loaded,
+        config=dataclasses.replace(loaded.config, augment=chosen.level),
+        why={**loaded.why, "augmentation": chosen.reason},
+    )
+
+
 def _situation(loaded: "loading.Loaded[C]", timed: costs.Costs | None) -> advisor.Setting:
     config = loaded.config
     return advisor.Setting(
@@ -176,7 +193,7 @@ def _situation(loaded: "loading.Loaded[C]", timed: costs.Costs | None) -> adviso
         why={
             "regulariser": f"weight decay {config.weight_decay:g}",
             "resolution": _resolution(loaded),
-            "augmentation": AUGMENTATIONS.get(config.augment, "as you said"),
+            "augmentation": "as you said",
             **loaded.why,
         },
     )

@@ -44,8 +44,11 @@ def run(config: Config) -> "results.Report":
 
 
 def _as_decided(config: Config) -> Config:
-    """Returns the settings with the size of the interrupted run that they go on with."""
-    if not config.resume or config.image_size:
-        return config
-    decided = results.read_advice(config.workdir).get("image_size", 0)
-    return dataclasses.replace(config, image_size=decided and data.sizes.canonical(decided))
+    """Returns the settings with what was decided for the interrupted run that they go on with."""
+    decided = results.read_advice(config.workdir) if config.resume else {}
+    size, augment = config.image_size, config.augment
+    if not size and "image_size" in decided:
+        size = data.sizes.canonical(decided["image_size"])
+    if augment == settings.AUTO:
+        augment = decided.get("augment", augment)
+    return dataclasses.replace(config, image_size=size, augment=augment)

@@ -33,6 +33,8 @@ class Look:
     Attributes:
         similarity: How near the images are to the backbone's source.
         fit: How well its features separate their classes.
+        mirrored: Which held-out images a probe recognises as they are, and which mirrored, two
+            bool [m]; None if it could not be asked.
         evidence: Both, condensed for the advisor.
         costs: What a forward pass takes.
         seconds: Seconds that looking took.
@@ -40,6 +42,7 @@ class Look:
 
     similarity: "Similarity"
     fit: "TaskFit"
+    mirrored: tuple[np.ndarray, np.ndarray] | None
     evidence: evidence.Evidence
     costs: costs.Costs
     seconds: float
@@ -49,6 +52,14 @@ class Look:
         return {
             "similarity": dataclasses.asdict(self.similarity),
             "task_fit": dataclasses.asdict(self.fit),
+            "mirrored": self.mirrored
+            and dict(
+                zip(
+                    ("as_they_are", "mirrored"),
+                    (float(hits.mean()) for hits in self.mirrored),
+                    strict=True,
+                )
+            ),
             "costs": dataclasses.asdict(self.costs),
             "seconds": self.seconds,
         }
@@ -69,9 +80,8 @@ def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False) -> Look:
     with console.progress("Looking", len(looked_at)) as bar:
         seen = observer.observe(looked_at, progress=bar.advance)
     some = np.sort(np.random.default_rng(seed).permutation(len(looked_at))[:MOST_COMPARED])
-    near = similarity.measure(
-        backbone, looked_at.take(some), seed=seed, observation=seen.take(some), observer=observer
-    )
+    compared, seen_of = looked_at.take(some), seen.take(some)
+    near = similarity.measure(backbone, compared, seed=seed, observation=seen_of, observer=observer)
     fit = similarity.probe(
         seen.features,
         looked_at.labels,
@@ -82,6 +92,13 @@ def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False) -> Look:
     return Look(
         near,
         fit,
+        similarity.mirrored(
+            seen_of.features,
+            observer.observe(compared.mirrored()).features,
+            compared.labels,
+            num_classes=images.num_classes,
+            seed=seed,
+        ),
         dataclasses.replace(
             counted(loaded),
             similarity=near.value,

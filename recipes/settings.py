@@ -312,6 +312,10 @@ class Choices(Training):
         "Let the plan and its runner-up compete by cross-validation before training.", False
     )
     image_size: sizes.Size = size_option("is as advised")
+    augment: str = option(
+        "Strength of the augmentation; auto is light, or shift where mirrored images are others.",
+        AUTO, choices=(AUTO, *AUGMENTATIONS),
+    )  # fmt: skip
     time_budget: str = option(
         "Time for the whole run, as in 90s or 5m; shortens the plan. Empty is no limit.", ""
     )

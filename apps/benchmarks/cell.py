@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 class Config(settings.Choices, settings.Source):
     """Flags of `finetune-kit benchmark cell`: those of `advise`, and which plans to train."""
 
+    augment: str = settings.option(
+        "Strength of the augmentation.", "light", choices=settings.AUGMENTATIONS
+    )
     plans: str = settings.option("Candidates to train and score, with commas.", "")
     races: str = settings.option("Candidates to cross-validate, with commas.", "")
     fits: bool = settings.option("Report the evidence, too.", True)

@@ -1,4 +1,4 @@
-"""How strong an augmentation is: four levels, from nothing to mixed images. No TensorFlow."""
+"""How strong an augmentation is: five levels, from nothing to mixed images. No TensorFlow."""
 
 import dataclasses
 
@@ -52,6 +52,7 @@ class Level:
 
 LEVELS = {
     "none": Level(),
+    "shift": Level(shift=0.1),
     "light": Level(flip=0.5, shift=0.1),
     "medium": Level(
         flip=0.5,

@@ -5,7 +5,7 @@ import concurrent.futures
 import numpy as np
 
 from finetune_kit import cores
-from finetune_kit.data import decode, listing, pixelfile, sizes
+from finetune_kit.data import arrays, decode, listing, pixelfile, sizes
 
 
 class PixelStore:
@@ -67,6 +67,12 @@ class PixelStore:
     def at_size(self, size: sizes.Size) -> "PixelStore":
         """Returns the same images at another size, decoded for every batch."""
         return PixelStore(self._reader, size, channels=self.channels)
+
+    def mirrored(self, indices: np.ndarray) -> "PixelStore":
+        """Returns the images at `indices` mirrored left to right, in memory, in their order."""
+        pixels = self.batch(indices)[:, :, ::-1]
+        reader = arrays.ArrayReader(pixels, self.channels)
+        return PixelStore(reader, self.size, cache=pixels, channels=self.channels)
 
     def original(self, index: int) -> np.ndarray:
         """Returns one image at its own size, uint8 [h, w, N]."""

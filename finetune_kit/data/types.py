@@ -45,6 +45,11 @@ class Split:
         """Returns the same images brought to another size, decoded for every batch."""
         return dataclasses.replace(self, store=self.store.at_size(size))
 
+    def mirrored(self) -> "Split":
+        """Returns the images mirrored left to right, in memory."""
+        store = self.store.mirrored(self.indices)
+        return dataclasses.replace(self, store=store, indices=np.arange(len(self)))
+
     def counts(self, num_classes: int) -> np.ndarray:
         """Returns the images of each class, int64 [num_classes]."""
         return np.bincount(self.labels, minlength=num_classes)

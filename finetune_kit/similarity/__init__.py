@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "at_random": "selecting",
         "describing": "describing",
         "measure": "measuring",
+        "mirrored": "probing",
         "moments": "moments",
         "nearest": "selecting",
         "observe": "observing",

@@ -91,6 +91,43 @@ def recognised(
     return _held_out_hits(rows, numbers, _can_be_held_out(numbers), width=width, seed=seed)
 
 
+def mirrored(
+    features: Mapping[str, np.ndarray],
+    reflections: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns which held-out images a probe recognises as they are, and which mirrored.
+
+    The probe, that on the last three stages, has seen no mirrored image. If it recognises far fewer
+    of them, mirroring changes what an image shows, as it does with letters and digits.
+
+    Args:
+        features, labels, num_classes, seed: As for `probe`.
+        reflections: The features of the same images, mirrored.
+
+    Returns:
+        Two bool [m], of the m images whose class has another one; None if no image can be held out.
+
+    Raises:
+        ConfigError, DataError: As `probe`.
+    """
+    checks.in_range("num_classes", num_classes, 2)
+    numbers = _checked(features, labels, num_classes)
+    _checked(reflections, labels, num_classes)
+    both = {name: np.concatenate([features[name], reflections[name]]) for name in features}
+    rows, width = _rows(both, LAST_THREE)
+    held = _can_be_held_out(numbers)
+    if not held.any():
+        return None
+    upright, reflected = (part[held] for part in np.split(rows, 2))
+    known = np.unique(numbers[held], return_inverse=True)[1]
+    found = _predicted(upright, known, (upright, reflected), width=width, seed=seed)
+    return found[0] == known, found[1] == known
+
+
 def _checked(
     features: Mapping[str, np.ndarray], labels: np.ndarray, num_classes: int
 ) -> np.ndarray:
@@ -194,12 +231,28 @@ def _held_out_hits(
     if not held.any():
         return None
     rows, labels = rows[held], np.unique(labels[held], return_inverse=True)[1]
+    return _predicted(rows, labels, (rows,), width=width, seed=seed)[0] == labels
+
+
+def _predicted(
+    rows: np.ndarray, labels: np.ndarray, views: Sequence[np.ndarray], *, width: int, seed: int
+) -> np.ndarray:
+    """Returns the classes that a probe on the other folds gives to views of the images, int [v, m].
+
+    Args:
+        rows: float [m, r], of which the probe learns.
+        labels: int [m], numbered without gaps.
+        views: v of float [m, r], the same images in the same order.
+        width: Features that the r stand for.
+        seed: Draws the folds.
+    """
     folds = _folds(labels, seed=seed)
-    predicted = np.empty(len(labels), np.int64)
+    predicted = np.empty((len(views), len(labels)), np.int64)
     for fold in np.unique(folds):
         out = folds == fold
-        predicted[out] = _discriminate(rows[~out], labels[~out], rows[out], width=width)
-    return predicted == labels
+        for place, view in enumerate(views):
+            predicted[place, out] = _discriminate(rows[~out], labels[~out], view[out], width=width)
+    return predicted
 
 
 def _folds(labels: np.ndarray, *, seed: int) -> np.ndarray:

@@ -10,8 +10,7 @@ import dataclasses
 import numpy as np
 
 from finetune_kit.data import sizes
-
-CLEARLY = 1.96  # standard errors of a paired difference, beyond which it is hardly chance
+from finetune_kit.strategy import comparing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +40,12 @@ def choose(
     has = f"the originals have {original} px"
     if recognised is None:
         return Resolution(larger, f"{large} px; {has}, and more pixels usually help")
-    near, far = (hits.astype(np.float64) for hits in recognised)
-    shares = f"a probe recognises {far.mean():.1%} at {large} px, {near.mean():.1%} at {small} px"
-    shares = shares.replace("%", " %")
-    difference = far - near
-    if difference.mean() < -CLEARLY * difference.std() / np.sqrt(len(difference)):
+    near, far = recognised
+    shares = (
+        f"a probe recognises {comparing.share(far)} at {large} px, {comparing.share(near)} at "
+        f"{small} px"
+    )
+    if comparing.is_clearly_worse(far, near):
         return Resolution(default, f"{small} px; {has}, but {shares}")
     return Resolution(
         larger, f"{large} px; {has}; {shares}. --image_size={small} takes a quarter of the work"

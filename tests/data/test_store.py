@@ -46,6 +46,17 @@ def test_another_size_is_decoded_anew_from_the_same_originals(reader) -> None:
     np.testing.assert_array_equal(larger.at_size(16).batch([4])[0], expected(reader, 4, 16))
 
 
+def test_mirrored_images_are_the_images_from_right_to_left(reader) -> None:
+    images = store.PixelStore(reader, (12, 16), channels=1)
+    mirrored = images.mirrored(np.array([3, 0]))
+    assert mirrored.size == (12, 16) and mirrored.shape == (12, 16, 1)
+    for place, index in enumerate((3, 0)):
+        np.testing.assert_array_equal(
+            mirrored.batch([place])[0], np.fliplr(images.batch([index])[0])
+        )
+        np.testing.assert_array_equal(mirrored.original(place), mirrored.batch([place])[0])
+
+
 def test_a_cache_gives_the_same_pixels(reader) -> None:
     cache = np.stack([decode.pixels(reader.read(i), 12) for i in range(5)])
     cached, streaming = store.PixelStore(reader, 12, cache=cache), store.PixelStore(reader, 12)

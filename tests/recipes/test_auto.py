@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune_kit import checks, data, results
 from finetune_kit.strategy.candidates import CANDIDATES
@@ -128,6 +129,49 @@ def test_looking_leaves_the_backbone_as_it_was(loaded) -> None:
 def test_more_pixels_are_proposed_where_the_originals_have_them(size, side, said) -> None:
     images = types.SimpleNamespace(image_size=size, audit=types.SimpleNamespace(median_side=side))
     assert advising._resolution(types.SimpleNamespace(images=images)).startswith(said)
+
+
+@pytest.fixture(scope="module")
+def arrows(tmp_path_factory):
+    """Wedges that point to the left, to the right and upwards; two become each other mirrored."""
+    root, generator = tmp_path_factory.mktemp("arrows"), np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32] / 32
+    shapes = {"left": x > 2 * abs(y - 0.5), "up": y > 2 * abs(x - 0.5)}
+    shapes["right"] = np.fliplr(shapes["left"])
+    for name, shape in shapes.items():
+        (root / name).mkdir()
+        for number in range(12):
+            pixels = 150 * np.roll(shape, generator.integers(-3, 4, 2), (0, 1))
+            pixels = pixels[..., None] + generator.uniform(0, 100, (32, 32, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number}.png")
+    return str(root)
+
+
+def augmented(advice):
+    (line,) = [d for d in advice.plan.decisions if d.what == "augmentation"]
+    return advice.augment, line.value, line.reason
+
+
+def test_what_becomes_another_class_in_the_mirror_is_not_mirrored(arrows, photos) -> None:
+    tuned = {"plan": "finetune", "workdir": "unused"}
+    advice = advising.consult(loading.load(auto.Config(data=arrows, **tuned)))
+    upright, mirrored = (hits.mean() for hits in advice.look.mirrored)
+    assert upright > 0.8 and mirrored < 0.6
+    level, shown, reason = augmented(advice)
+    assert level == shown == "shift" and reason.startswith("small shifts without flips: a probe")
+    assert advice.plan.phases[-1].augment == "shift"
+    told = advice.to_dict()
+    assert told["augment"] == "shift" and told["mirrored"]["mirrored"] == pytest.approx(mirrored)
+    # A square of one colour stays one.
+    level, shown, reason = augmented(
+        advising.consult(loading.load(auto.Config(data=photos, **tuned)))
+    )
+    assert level == shown == "light" and reason.startswith("flips and small shifts: a probe")
+
+
+def test_an_augmentation_that_is_given_is_not_overruled(arrows) -> None:
+    told = auto.Config(data=arrows, workdir="unused", plan="finetune", augment="light")
+    assert augmented(advising.consult(loading.load(told))) == ("light", "light", "as you said")
 
 
 def test_a_sample_keeps_the_shares_of_the_classes() -> None:

@@ -71,14 +71,15 @@ def test_each_size_has_its_own_network_and_its_own_pixels(squares, monkeypatch) 
         np.testing.assert_array_equal(pixels, sample.store.batch(sample.indices))
 
 
-def test_a_run_that_goes_on_keeps_its_size(squares, tmp_path) -> None:
+def test_a_run_that_goes_on_keeps_what_was_decided(squares, tmp_path) -> None:
     fresh = config(squares)
     going_on = dataclasses.replace(fresh, resume=True, workdir=str(tmp_path))
     assert auto._as_decided(fresh) == fresh and auto._as_decided(going_on) == going_on
     for written, size in [(64, 64), ([48, 64], (48, 64))]:
-        results.write_advice({"image_size": written}, tmp_path)
-        assert auto._as_decided(going_on).image_size == size
-    told = dataclasses.replace(going_on, image_size=96)
+        results.write_advice({"image_size": written, "augment": "shift"}, tmp_path)
+        decided = auto._as_decided(going_on)
+        assert decided.image_size == size and decided.augment == "shift"
+    told = dataclasses.replace(going_on, image_size=96, augment="light")
     assert auto._as_decided(told) == told
 
 

@@ -257,3 +257,29 @@ def test_what_is_recognised_is_what_the_probe_on_the_last_three_stages_counts() 
     assert probing.recognised(features, single, num_classes=len(single)) is None
     with pytest.raises(checks.DataError, match=r"Labels must lie in \[0, 2\)"):
         probing.recognised(features, labels, num_classes=2)
+
+
+def test_mirrored_images_are_recognised_as_what_they_look_like() -> None:
+    features, labels = stages()
+    held = probing.recognised(features, labels, num_classes=3, seed=2)
+    upright, same = probing.mirrored(features, features, labels, num_classes=3, seed=2)
+    np.testing.assert_array_equal(upright, same)
+    np.testing.assert_array_equal(upright, held)
+    # In the mirror every image looks like one of the next class.
+    others = np.array([np.flatnonzero(labels == (label + 1) % 3)[0] for label in labels])
+    reflections = {name: rows[others] for name, rows in features.items()}
+    upright, reflected = probing.mirrored(features, reflections, labels, num_classes=3, seed=2)
+    assert upright.mean() > 0.8 and reflected.mean() < 0.1
+
+
+def test_mirrored_images_are_not_asked_of_single_ones() -> None:
+    features, labels = stages()
+    single = np.arange(len(labels))
+    assert probing.mirrored(features, features, single, num_classes=len(single)) is None
+    # A class of a single image is left out beside others.
+    labels = np.append(labels[:-1], 3)
+    upright, _ = probing.mirrored(features, features, labels, num_classes=4)
+    assert len(upright) == len(labels) - 1
+    with pytest.raises(checks.DataError, match="features"):
+        short = {name: rows[1:] for name, rows in features.items()}
+        probing.mirrored(features, short, labels, num_classes=4)

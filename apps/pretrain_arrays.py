@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SUFFIX = ".weights.h5"
 BACKUP = ".backup"  # behind the name of the output: the folder that a run goes on from
 IDENTITY = "run.json"  # therein: what a run must share with it
-AUGMENTATIONS = ("none", "light", "medium")
+AUGMENTATIONS = ("none", "shift", "light", "medium")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

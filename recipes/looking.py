@@ -52,14 +52,7 @@ class Look:
         return {
             "similarity": dataclasses.asdict(self.similarity),
             "task_fit": dataclasses.asdict(self.fit),
-            "mirrored": self.mirrored
-            and dict(
-                zip(
-                    ("as_they_are", "mirrored"),
-                    (float(hits.mean()) for hits in self.mirrored),
-                    strict=True,
-                )
-            ),
+            "mirrored": _shares_of(self.mirrored),
             "costs": dataclasses.asdict(self.costs),
             "seconds": self.seconds,
         }
@@ -122,6 +115,14 @@ def counted(loaded: "loading.Loaded[Any]") -> evidence.Evidence:
         pretrained=backbone.weights != "none",
         source_classes=_source_classes(backbone),
     )
+
+
+def _shares_of(mirrored: tuple[np.ndarray, np.ndarray] | None) -> dict[str, float] | None:
+    """Returns which shares of the images are recognised, JSON types."""
+    if mirrored is None:
+        return None
+    upright, reflected = (float(hits.mean()) for hits in mirrored)
+    return {"as_they_are": upright, "mirrored": reflected}
 
 
 def _source_classes(backbone: "Backbone") -> int | None:

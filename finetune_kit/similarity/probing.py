@@ -80,12 +80,14 @@ def recognised(
         features, labels, num_classes, seed: As for `probe`.
 
     Returns:
-        bool [m], of the m images whose class has another one; None if no image can be held out.
+        bool [m], of the m images whose class has another one; None if no image can be held out,
+        or all are of one class.
 
     Raises:
-        ConfigError, DataError: As `probe`.
+        ConfigError, DataError: As `probe`, but for a single class.
     """
-    checks.in_range("num_classes", num_classes, 2)
+    if len(np.unique(labels)) < 2:
+        return None
     numbers = _checked(features, labels, num_classes)
     rows, width = _rows(features, LAST_THREE)
     return _held_out_hits(rows, numbers, _can_be_held_out(numbers), width=width, seed=seed)
@@ -109,12 +111,14 @@ def mirrored(
         reflections: The features of the same images, mirrored.
 
     Returns:
-        Two bool [m], of the m images whose class has another one; None if no image can be held out.
+        Two bool [m], of the m images whose class has another one; None if no image can be held out,
+        or all are of one class.
 
     Raises:
-        ConfigError, DataError: As `probe`.
+        ConfigError, DataError: As `probe`, but for a single class.
     """
-    checks.in_range("num_classes", num_classes, 2)
+    if len(np.unique(labels)) < 2:
+        return None
     numbers = _checked(features, labels, num_classes)
     _checked(reflections, labels, num_classes)
     both = {name: np.concatenate([features[name], reflections[name]]) for name in features}

@@ -40,7 +40,7 @@ def test_none_does_nothing() -> None:
 
 
 def test_levels_grow_from_weak_to_strong() -> None:
-    assert list(levels.LEVELS) == ["none", "light", "medium", "strong"]
+    assert list(levels.LEVELS) == ["none", "shift", "light", "medium", "strong"]
     assert not levels.LEVELS["light"].resamples and not levels.LEVELS["light"].recolours
     medium, strong = levels.LEVELS["medium"], levels.LEVELS["strong"]
     assert strong.min_area < medium.min_area

@@ -255,6 +255,8 @@ def test_what_is_recognised_is_what_the_probe_on_the_last_three_stages_counts() 
     np.testing.assert_array_equal(hits, probing.recognised(shallow, labels, num_classes=3, seed=2))
     single = np.arange(len(labels))
     assert probing.recognised(features, single, num_classes=len(single)) is None
+    # A sample of images may be of one class where the set is not.
+    assert probing.recognised(features, np.ones_like(labels), num_classes=2) is None
     with pytest.raises(checks.DataError, match=r"Labels must lie in \[0, 2\)"):
         probing.recognised(features, labels, num_classes=2)
 
@@ -276,6 +278,7 @@ def test_mirrored_images_are_not_asked_of_single_ones() -> None:
     features, labels = stages()
     single = np.arange(len(labels))
     assert probing.mirrored(features, features, single, num_classes=len(single)) is None
+    assert probing.mirrored(features, features, np.ones_like(labels), num_classes=2) is None
     # A class of a single image is left out beside others.
     labels = np.append(labels[:-1], 3)
     upright, _ = probing.mirrored(features, features, labels, num_classes=4)

@@ -65,9 +65,7 @@ def test_a_demo_runs_the_default_recipe_in_a_new_folder(job, tmp_path, capsys) -
     assert demo.main([f"--runs={tmp_path / 'my runs'}", "--seed=3"]) == 0
     console.deactivate()
     folder = tmp_path / "my runs" / "demo-1"
-    config = auto.Config(
-        data=str(folder / "data"), workdir=str(folder), image_size=32, augment="none", seed=3
-    )
+    config = auto.Config(data=str(folder / "data"), workdir=str(folder), image_size=32, seed=3)
     assert job == [config, ("end", config)]
     assert results.prepare(folder) == folder  # What follows may take it; nobody has yet.
     out = capsys.readouterr().out

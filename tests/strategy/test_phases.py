@@ -72,7 +72,7 @@ def test_a_multiplier_is_a_number_from_zero_up(value) -> None:
     [
         ({"batch_norm": "freeze"}, "batch_norm must be one of frozen, trainable.*mean 'frozen'"),
         ({"layers": "norm"}, "layers must be one of all, batch_norm. Received: layers='norm'"),
-        ({"augment": "lihgt"}, "augment must be one of none, light.*Did you mean 'light'"),
+        ({"augment": "lihgt"}, "augment must be one of none, shift, light.*Did you mean 'light'"),
         ({"epochs": 0}, r"epochs must lie in \[1, inf\)"),
         ({"learning_rate": -1e-3}, r"learning_rate must lie in \[0, inf\)"),
         ({"learning_rate": float("nan")}, r"learning_rate must lie in \[0, inf\)"),

@@ -47,6 +47,8 @@ def choose(
     )
     if comparing.is_clearly_worse(far, near):
         return Resolution(default, f"{small} px; {has}, but {shares}")
+    chance = ", which may be chance" if far.mean() < near.mean() else ""
     return Resolution(
-        larger, f"{large} px; {has}; {shares}. --image_size={small} takes a quarter of the work"
+        larger,
+        f"{large} px; {has}; {shares}{chance}. --image_size={small} takes a quarter of the work",
     )

@@ -15,6 +15,7 @@ def test_the_larger_size_is_left_only_if_it_is_clearly_worse(near, far, size) ->
     assert chosen.size == size
     assert chosen.reason.startswith(f"{size} px; the originals have 96 px")
     assert f"{far}.0 % at 64 px, {near}.0 % at 32 px" in chosen.reason
+    assert ("may be chance" in chosen.reason) == (far < near and size == 64)
 
 
 def test_without_a_held_out_image_the_rule_holds() -> None:

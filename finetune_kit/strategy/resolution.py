@@ -1,8 +1,8 @@
 """Which of two sizes a network looks at: the larger one, unless that is seen to be worse.
 
-Higher resolution usually helps and costs compute (S2 of docs/source-rules.md), and it does so for
-the bundled network (docs/bundled-backbone.md compares the sizes). That is the expectation; a probe
-on few labels has to speak clearly against it.
+Higher resolution usually helps and costs compute (S2 of docs/source-rules.md). It helps the bundled
+network at 20 labelled images a class, and makes little difference at 5 (docs/bundled-backbone.md).
+That is the expectation; a probe has to speak clearly against it.
 """
 
 import dataclasses

@@ -56,7 +56,8 @@ def consult(loaded: "loading.Loaded[C]", *, plan: str = "", source_head: bool = 
         plan: Name of a candidate that was decided on before; "" chooses.
         source_head: See `looking.look`.
     """
-    found = looking.look(loaded, source_head=source_head)
+    unsaid = loaded.config.augment == settings.AUTO
+    found = looking.look(loaded, source_head=source_head, mirror=unsaid)
     loaded = _augmented(loaded, found)
     config = loaded.config
     known, timed, raced = found.evidence, found.costs, None
@@ -193,7 +194,9 @@ def _situation(loaded: "loading.Loaded[C]", timed: costs.Costs | None) -> adviso
         why={
             "regulariser": f"weight decay {config.weight_decay:g}",
             "resolution": _resolution(loaded),
-            "augmentation": "as you said",
+            "augmentation": "as decided before"
+            if getattr(config, "resume", False)
+            else "as you said",
             **loaded.why,
         },
     )

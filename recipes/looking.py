@@ -34,7 +34,7 @@ class Look:
         similarity: How near the images are to the backbone's source.
         fit: How well its features separate their classes.
         mirrored: Which held-out images a probe recognises as they are, and which mirrored, two
-            bool [m]; None if it could not be asked.
+            bool [m]; None if it could not be asked, or was not.
         evidence: Both, condensed for the advisor.
         costs: What a forward pass takes.
         seconds: Seconds that looking took.
@@ -58,13 +58,14 @@ class Look:
         }
 
 
-def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False) -> Look:
+def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False, mirror: bool = False) -> Look:
     """Measures similarity, task fit and the time of a forward pass on the training images.
 
     Args:
         loaded: Its backbone is run in inference mode and left as it was.
         source_head: Whether the head of the source classes is asked too, for LEEP and NCE; it
             takes the network to be built once more.
+        mirror: Whether the images are looked at mirrored, too.
     """
     began = time.perf_counter()
     images, backbone, seed = loaded.images, loaded.classifier.backbone, loaded.config.seed
@@ -91,7 +92,9 @@ def look(loaded: "loading.Loaded[Any]", *, source_head: bool = False) -> Look:
             compared.labels,
             num_classes=images.num_classes,
             seed=seed,
-        ),
+        )
+        if mirror
+        else None,
         dataclasses.replace(
             counted(loaded),
             similarity=near.value,

@@ -171,7 +171,11 @@ def test_what_becomes_another_class_in_the_mirror_is_not_mirrored(arrows, photos
 
 def test_an_augmentation_that_is_given_is_not_overruled(arrows) -> None:
     told = auto.Config(data=arrows, workdir="unused", plan="finetune", augment="light")
-    assert augmented(advising.consult(loading.load(told))) == ("light", "light", "as you said")
+    advice = advising.consult(loading.load(told))
+    assert augmented(advice) == ("light", "light", "as you said")
+    assert advice.look.mirrored is None  # nobody asks
+    going_on = advising.consult(loading.load(dataclasses.replace(told, resume=True)))
+    assert augmented(going_on) == ("light", "light", "as decided before")
 
 
 def test_a_sample_keeps_the_shares_of_the_classes() -> None:

@@ -88,5 +88,6 @@ def test_a_run_trains_and_exports_at_the_advised_size(squares, tmp_path) -> None
     report = auto.run(auto.Config(data=squares, workdir=workdir, plan="head"))
     assert report.data["image_size"] == report.backbone["image_size"] == 64
     assert report.config["image_size"] == results.read_advice(workdir)["image_size"] == 64
+    assert report.config["augment"] == results.read_advice(workdir)["augment"] == "light"
     reasons = {d["what"]: d["value"] for d in report.advice["plan"]["decisions"]}
     assert reasons["resolution"] == "64 px"

@@ -40,8 +40,8 @@ class Sources:
     """What is trained on, and where things are; a base of `Config`, so that these come first."""
 
     data: str = settings.option(
-        "Source images: a folder, a .csv manifest, tfds:NAME, or drawn by fractals:CLASSESxIMAGES "
-        "or textures:CLASSESxIMAGES.",
+        "Source images: a folder, a .csv manifest, tfds:NAME, or drawn by fractals:CLASSESxIMAGES, "
+        "textures:CLASSESxIMAGES or characters:CLASSESxIMAGES.",
         "",
     )
     also: str = settings.option("Further sources, with commas; their classes are added.", "")

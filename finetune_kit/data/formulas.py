@@ -2,6 +2,7 @@
 
     fractals:200x100   200 classes of 100 images each, drawn anew wherever they are asked for
     textures:300x100   the same of `textures`
+    characters:95x200  the same of `characters`, which are 95 classes at most
 
 An image follows from formula, class and number alone.
 """
@@ -13,12 +14,17 @@ from collections.abc import Callable
 import numpy as np
 
 from finetune_kit import checks
-from finetune_kit.data import fractals, listing, textures
+from finetune_kit.data import characters, fractals, listing, textures
 
 Draw = Callable[[int, int], np.ndarray]
 
-DRAWN: dict[str, Draw] = {"fractals": fractals.image, "textures": textures.image}
+DRAWN: dict[str, Draw] = {
+    "fractals": fractals.image,
+    "textures": textures.image,
+    "characters": characters.image,
+}
 MAX_IMAGES = 10_000_000  # beyond it a number was meant for something else
+MOST_CLASSES = {"characters": len(characters.CHARACTERS)}
 _FORM = re.compile(r"(\d+)x(\d+)", re.ASCII)
 
 
@@ -52,6 +58,10 @@ def check(source: str) -> tuple[int, int]:
         raise checks.DataError(
             f"{formula}: needs at least 2 classes and 2 images a class, as in {formula}:200x100. "
             f"Received: data={source!r}"
+        )
+    if classes > MOST_CLASSES.get(formula, classes):
+        raise checks.DataError(
+            f"{formula}: has at most {MOST_CLASSES[formula]} classes. Received: data={source!r}"
         )
     return classes, per_class
 

@@ -60,12 +60,14 @@ def draw(of: System, generator: np.random.Generator) -> np.ndarray:
     """
     factors = generator.uniform(*JITTER, len(of.matrices))
     varied = System(of.matrices * factors[:, None, None], of.offsets)
-    points = _points(varied, generator) @ _rotation(generator.uniform(-TILT, TILT)).T
+    points = _points(varied, generator) @ rotation(generator.uniform(-TILT, TILT)).T
     density = _density(points)
     weight = np.where(density > 0, 0.35 + 0.65 * density, 0.0)[..., None]
     dark, light = generator.uniform(0, 255, (2, 3))
     figure = dark + (light - dark) * density[..., None]
-    return np.rint((1 - weight) * _ground(generator) + weight * figure).astype(np.uint8)
+    return np.rint(
+        (1 - weight) * ground(generator.uniform(0, 255, (2, 2, 3))) + weight * figure
+    ).astype(np.uint8)
 
 
 def _random_system(generator: np.random.Generator) -> System:
@@ -83,7 +85,7 @@ def _random_system(generator: np.random.Generator) -> System:
     turns = generator.uniform(0, 2 * np.pi, (n, 2))
     flips = generator.choice((-1.0, 1.0), (n, 2))
     matrices = [
-        _rotation(first) @ np.diag((s1, s2)) @ _rotation(second) @ np.diag(flip)
+        rotation(first) @ np.diag((s1, s2)) @ rotation(second) @ np.diag(flip)
         for (first, second), s1, s2, flip in zip(turns, larger, smaller, flips, strict=True)
     ]
     return System(np.array(matrices), generator.uniform(-1, 1, (n, 2)))
@@ -115,14 +117,18 @@ def _density(points: np.ndarray) -> np.ndarray:
     return np.asarray(logs / max(1.0, float(logs.max())))
 
 
-def _ground(generator: np.random.Generator) -> np.ndarray:
-    """Returns a ground that runs between four random colours, float64 [SIDE, SIDE, 3]."""
-    corners = generator.uniform(0, 255, (2, 2, 3))
+def ground(corners: np.ndarray) -> np.ndarray:
+    """Returns a ground that runs between four colours, float64 [SIDE, SIDE, 3].
+
+    Args:
+        corners: float64 [2, 2, 3]: rows, columns, channels.
+    """
     along = np.linspace(0, 1, SIDE)
     rows = corners[0] + (corners[1] - corners[0]) * along[:, None, None]
     return np.asarray(rows[:, :1] + (rows[:, 1:] - rows[:, :1]) * along[None, :, None])
 
 
-def _rotation(angle: float) -> np.ndarray:
+def rotation(angle: float) -> np.ndarray:
+    """Returns the matrix that turns the plane by an angle in radians, float64 [2, 2]."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s], [s, c]])

@@ -46,3 +46,9 @@ def test_they_are_a_source_like_others() -> None:
 def test_a_source_of_another_form_is_refused(formula, form) -> None:
     with pytest.raises(checks.DataError, match=f"200x100. Received: data='{formula}:{form}'"):
         data.check_source(f"{formula}:{form}")
+
+
+def test_there_are_no_more_classes_than_characters() -> None:
+    data.check_source("characters:95x2")
+    with pytest.raises(checks.DataError, match="at most 95 classes. Received: data='char"):
+        data.check_source("characters:96x2")

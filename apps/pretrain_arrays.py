@@ -79,6 +79,9 @@ class Config(Training, Files):
     precision: str = settings.option(
         "Numbers to compute with.", "float32", choices=catalogue.PRECISIONS[:2]
     )
+    halved: float = settings.option(
+        "Share of the steps that see the images at half their side.", 0.0, low=0.0, high=1.0
+    )
     resume: bool = settings.option("Go on with the interrupted run that left a backup.", False)
 
     def __post_init__(self) -> None:
@@ -140,6 +143,8 @@ def run(config: Config) -> None:
     from finetune_kit.training import on_arrays
 
     images, labels = read(config.arrays)
+    if config.halved:
+        _refuse_halving(config, images.shape[1])
     made = _made(config, len(labels))  # files may be gone when hours of training are over
     backbone = _backbone(config, images.shape[1])
     _claim(config, images, labels)
@@ -161,6 +166,28 @@ def run(config: Config) -> None:
     shutil.rmtree(config.backup)
 
 
+def _refuse_halving(config: Config, side: int) -> None:
+    """Raises `DataError` unless the network takes images of half a side."""
+    from finetune_kit.backbones import specification
+
+    least = 2 * specification.least_side(specification.parse(_line(config)))
+    if side % 2 or side < least:
+        raise checks.DataError(
+            f"--halved needs images of an even side of at least {least} px. "
+            + checks.received(halved=config.halved, side=side)
+        )
+
+
+def _line(config: Config) -> str:
+    """Returns the specification of the network."""
+    from finetune_kit.backbones import network, specification
+
+    is_bundled = config.backbone == catalogue.BUNDLED
+    return (
+        network.SPECIFICATION if is_bundled else config.backbone.removeprefix(specification.PREFIX)
+    )
+
+
 def _backbone(config: Config, side: int) -> "keras.Model":
     """Returns the network, with random weights or those to begin with.
 
@@ -169,14 +196,12 @@ def _backbone(config: Config, side: int) -> "keras.Model":
     """
     import keras
 
-    from finetune_kit.backbones import building, loading, network, specification, weights
+    from finetune_kit.backbones import building, loading, weights
 
     keras.utils.set_random_seed(config.seed)
     with loading.dtype_policy(config.precision):
-        if config.backbone == catalogue.BUNDLED:
-            backbone = network.build(side)
-        else:
-            backbone = building.build(config.backbone.removeprefix(specification.PREFIX), side)
+        # Its name has no part in its weights.
+        backbone = building.build(_line(config), side, name="bundled")
     if config.weights:
         weights.load_weights(backbone, config.weights)
     return backbone

@@ -36,6 +36,8 @@ class Settings:
         batch_size: Images a step.
         rotation: Share in [0, 1) of the loss that asks how far an image is turned (Gidaris et al.,
             2018); it fades out as `joint_loss.share` says. 0 does not ask.
+        halved: Share in [0, 1] of the steps whose images are shown at half their side, so that one
+            network serves both sizes (Redmon & Farhadi, 2017, "YOLO9000", section 2).
         level: How views are made; without erasing and mixing.
         seed: Decides order, views and heads; the backbone has its weights already.
     """
@@ -46,6 +48,7 @@ class Settings:
     label_smoothing: float
     batch_size: int
     rotation: float = 0.0
+    halved: float = 0.0
     level: Level = Level()
     seed: int = 0
 
@@ -91,15 +94,19 @@ class Batches(keras.utils.PyDataset):
         """Returns a batch, a function of the seed and of its place in the training alone.
 
         Returns:
-            Images, uint8 [b, s, s, 3]; labels, float32 [b, C]; weights, float32 [b]. With rotation
-            2b rows: the turned images last, their labels in [2b, C + 4] behind those of the images.
+            Images, uint8 [b, s, s, 3], of a halved step [b, s / 2, s / 2, 3]; labels, float32
+            [b, C]; weights, float32 [b]. With rotation 2b rows: the turned images last, their
+            labels in [2b, C + 4] behind those of the images.
         """
         size = self._settings.batch_size
-        epoch, step = divmod(index + self._first * self.steps, self.steps)
+        place = index + self._first * self.steps
+        epoch, step = divmod(place, self.steps)
         order, drawn = self._order(epoch)
         part = slice(step * size, (step + 1) * size)
         rows, turns = order[part], drawn[part]
         images, targets = self._images[rows], self._targets[self._labels[rows]]
+        if int((place + 1) * self._settings.halved) > int(place * self._settings.halved):
+            images = halve(images)
         if not self._turns:
             return images, targets, np.ones(size, np.float32)
         done = (epoch + (step + 0.5) / self.steps) / self._settings.epochs
@@ -117,6 +124,12 @@ class Batches(keras.utils.PyDataset):
         order = generator.permutation(len(self._images))
         count = self.steps * self._settings.batch_size
         return np.resize(order, count), generator.integers(0, TURNS, count)
+
+
+def halve(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 [n, h / 2, w / 2, c]: the means of 2x2 pixels, halves rounded up."""
+    pairs = images[:, ::2].astype(np.uint16) + images[:, 1::2]
+    return ((pairs[:, :, ::2] + pairs[:, :, 1::2] + 2) // 4).astype(np.uint8)
 
 
 def views(level: Level, seed: int) -> list[keras.layers.Layer]:
@@ -168,7 +181,7 @@ def train(
 
     Args:
         backbone: float32 [b, s, s, 3] in [0, 255] to a map [b, h, w, c].
-        images: uint8 [n, s, s, 3].
+        images: uint8 [n, s, s, 3]; s is even where steps are halved.
         labels: int [n], from 0 on.
         settings: How to train.
         backup: Folder that an interrupted training goes on from, for the caller to delete; "" keeps
@@ -200,6 +213,12 @@ def _model(
 ) -> keras.Model:
     """Returns images to logits: of the classes, and with rotation of the turns behind them."""
     pixels = keras.Input(backbone.input_shape[1:])
+    if settings.halved:
+        pixels = keras.Input((None, None, backbone.input_shape[-1]))
+        # The same layers, so the same weights, without a size of their own.
+        backbone = keras.models.clone_model(
+            backbone, input_tensors=pixels, clone_function=lambda layer: layer
+        )
     x = pixels
     for layer in seen:
         if keras.backend.backend() == "jax":

@@ -45,6 +45,20 @@ def test_the_arrays_are_the_images_to_train_on(source) -> None:
     assert ((2 - images.mean(axis=(1, 2)).argmax(axis=1)) == labels).all()
 
 
+def test_only_images_that_the_network_takes_at_half_their_side_are_halved(
+    source, tmp_path, capsys
+) -> None:
+    _, arrays = source
+    words = [*words_of(arrays, tmp_path / "net.weights.h5"), "--halved=0.5"]
+    assert main.run([*words, "--backbone=spec:8|8|8|8|8|8"]) == 3
+    assert "an even side of at least 128 px. Received: halved=0.5, side=32" in (
+        capsys.readouterr().err
+    )
+    assert not list(tmp_path.iterdir())
+    assert main.run([*words, "--backbone=spec:8|16", "--epochs=1"]) == 0
+    assert "--halved=0.5" in pretrain_arrays.recorded(str(tmp_path / "net.weights.h5"))["command"]
+
+
 def test_weights_from_elsewhere_get_exact_statistics_and_a_card(source, tmp_path) -> None:
     folder, arrays = source
     trained = tmp_path / "of mine" / "net.weights.h5"

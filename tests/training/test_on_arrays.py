@@ -52,6 +52,21 @@ def test_fewer_images_than_a_batch_are_shown_more_than_once() -> None:
     assert len(shown) == 4 and set(shown) == {0, 1, 2}
 
 
+def test_of_a_share_of_the_steps_images_are_the_means_of_four_pixels() -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    settings = dataclasses.replace(PLAIN, batch_size=4, halved=0.4, rotation=0.3)
+
+    def sides(**more):
+        made = on_arrays.Batches(images, np.arange(20) % 2, classes=2, settings=settings, **more)
+        return [made[i][0].shape[1] for i in range(len(made))]
+
+    assert sides()[:10] == [8, 8, 4, 8, 4, 8, 8, 4, 8, 4] and sides()[5:] == sides(first_epoch=1)
+    means = keras.ops.convert_to_numpy(keras.ops.average_pool(images.astype("float32"), 2))
+    np.testing.assert_array_equal(on_arrays.halve(images), np.floor(means + 0.5).astype(np.uint8))
+    assert on_arrays.halve(images).dtype == np.uint8
+
+
 def test_turned_images_follow_their_batch_and_have_labels_and_weights_of_their_own() -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
@@ -137,11 +152,11 @@ def trained(settings, *, after=lambda epochs, row: None, **more):
     return [np.array(w) for w in backbone.weights]
 
 
-@pytest.mark.parametrize("rotation", [0.0, 0.3])
-def test_a_network_learns(rotation) -> None:
+@pytest.mark.parametrize("more", [{}, {"rotation": 0.3}, {"halved": 0.5}])
+def test_a_network_learns(more) -> None:
     rows = []
     trained(
-        dataclasses.replace(PLAIN, rotation=rotation, level=levels.LEVELS["light"]),
+        dataclasses.replace(PLAIN, level=levels.LEVELS["light"], **more),
         after=lambda epochs, row: rows.append((epochs, row)),
     )
     assert [epochs for epochs, _ in rows] == [1] * 6 and rows[-1][1]["accuracy"] > 0.9
@@ -153,7 +168,7 @@ class Stop(Exception):
 
 def test_a_training_that_was_interrupted_ends_as_one_that_was_not(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(on_arrays, "BACKUP_SECONDS", 0.0)
-    settings = dataclasses.replace(PLAIN, level=levels.LEVELS["light"], rotation=0.3)
+    settings = dataclasses.replace(PLAIN, level=levels.LEVELS["light"], rotation=0.3, halved=0.5)
     whole = trained(settings)
     told = []
 

@@ -8,8 +8,8 @@ images to train on elsewhere, and no test image is looked at. Every finished pie
 same command does what is missing.
 
 With `--elsewhere=FOLDER` the networks are trained on another machine: the first call leaves images
-and a script there, and once the script has left the weights there, the second judges them. A
-network that goes on from another's weights is trained in this way alone.
+and a script there, and once the script has left the weights there, the second judges them. Networks
+that go on from another's weights, or see images of two sizes, are trained in this way alone.
 """
 
 import dataclasses
@@ -26,13 +26,15 @@ from finetune_kit.backbones import card, catalogue
 from finetune_kit.results import files
 from recipes import settings
 
-FRACTALS = "fractals:200x100"
+FRACTALS, TEXTURES = "fractals:200x100", "textures:300x100"
+CHARACTERS = "characters:95x200"
+MORE_FRACTALS, MORE_TEXTURES = "fractals:400x60", "textures:800x50"
 ROTATION = 0.3  # share of the loss that asks how far an image is turned
 # Several networks share a GPU that small batches would leave idle; the rate goes with the batch.
 BATCH_SIZE, LEARNING_RATE = 256, 3e-3
-# What a network that goes on is shown besides, and how: with half of both, since it is trained.
-TEXTURES = "textures:300x100"
-FURTHER_SHOWN = 2_000_000
+# Networks that go on take half of both, since they are trained. More images than `--images_shown`:
+FURTHER_SHOWN, TWO_SIZES_SHOWN = 2_000_000, 4_000_000
+LARGER = 64  # pixels of the larger of two sizes; half of the steps see half of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,55 +43,80 @@ class Mixture:
 
     Attributes:
         photos: Whether photos are added.
-        fractals: Whether fractals are; `alone`, whether they are all there is.
+        drawn: Sources that are drawn from formulas.
+        alone: Whether these are all there is.
         rotation: Share of the loss that asks how far an image is turned.
         augment: Strength of the augmentation.
         label_smoothing: Share of each label that is spread over all classes; it costs transfer
             (Kornblith et al., 2021, "Why Do Better Loss Functions Lead to Less Transferable
             Features?", section 3).
-        begins_with: The mixture whose network goes on, now with textures too; "" begins anew.
+        two_sizes: Whether images are seen at 64 px and at half of it, and not at 32 px alone.
+        begins_with: The mixture whose network goes on with these images; "" begins anew.
     """
 
     photos: bool = False
-    fractals: bool = False
+    drawn: tuple[str, ...] = ()
     alone: bool = False
     rotation: float = 0.0
     augment: str = "light"
     label_smoothing: float = 0.0
+    two_sizes: bool = False
     begins_with: str = ""
 
     @property
     def images(self) -> str:
         """The name of the images alone, which mixtures that train otherwise share."""
+        more = {MORE_FRACTALS, MORE_TEXTURES} & set(self.drawn)
         named = {"source": not self.alone, "photos": self.photos,
-                 "fractals": self.fractals or self.alone,
-                 "textures": bool(self.begins_with)}  # fmt: skip
+                 **{source.partition(":")[0]: True for source in self.drawn},
+                 "more classes": bool(more), f"{LARGER} px": self.two_sizes}  # fmt: skip
         return ", ".join(name for name, is_there in named.items() if is_there)
+
+    @property
+    def further(self) -> int:
+        """How many images its network is shown in all, beyond `--images_shown`."""
+        return FURTHER_SHOWN if self.begins_with else self.two_sizes * TWO_SIZES_SHOWN
+
+    @property
+    def on_arrays(self) -> bool:
+        """Whether only `pretrain-arrays` can train its network."""
+        return bool(self.begins_with) or self.two_sizes
 
     def sources(self, source: str, photos: str) -> tuple[str, ...]:
         """Returns what to train on, the source that is scored on first."""
         if self.alone:
-            return (FRACTALS,)
-        added = ((self.photos, photos), (self.fractals, FRACTALS), (self.begins_with, TEXTURES))
-        return (source, *(name for is_there, name in added if is_there))
+            return self.drawn
+        return (source, *((photos,) if self.photos else ()), *self.drawn)
 
 
+_AT_TWO_SIZES = Mixture(augment="medium", two_sizes=True)
 # The first is the mark.
 MIXTURES = {
     "source": Mixture(),
     "source, rotation": Mixture(rotation=ROTATION),
-    "source, fractals": Mixture(fractals=True),
-    "source, fractals, rotation": Mixture(fractals=True, rotation=ROTATION),
+    "source, fractals": Mixture(drawn=(FRACTALS,)),
+    "source, fractals, rotation": Mixture(drawn=(FRACTALS,), rotation=ROTATION),
     "source, photos": Mixture(photos=True),
-    "source, photos, fractals": Mixture(photos=True, fractals=True),
-    "fractals": Mixture(alone=True),
+    "source, photos, fractals": Mixture(photos=True, drawn=(FRACTALS,)),
+    "fractals": Mixture(drawn=(FRACTALS,), alone=True),
     "source, medium views": Mixture(augment="medium"),
     "source, fractals, rotation, medium views": Mixture(
-        fractals=True, rotation=ROTATION, augment="medium"
+        drawn=(FRACTALS,), rotation=ROTATION, augment="medium"
     ),
     "source, smoothed labels": Mixture(label_smoothing=0.1),
     "source, fractals, rotation, medium views, then textures": Mixture(
-        fractals=True, augment="medium", begins_with="source, fractals, rotation, medium views"
+        drawn=(FRACTALS, TEXTURES),
+        augment="medium",
+        begins_with="source, fractals, rotation, medium views",
+    ),
+    "source, fractals, textures, medium views, two sizes": dataclasses.replace(
+        _AT_TWO_SIZES, drawn=(FRACTALS, TEXTURES)
+    ),
+    "source, fractals, textures, characters, medium views, two sizes": dataclasses.replace(
+        _AT_TWO_SIZES, drawn=(FRACTALS, TEXTURES, CHARACTERS)
+    ),
+    "source, fractals, textures, characters, more classes, medium views, two sizes": (
+        dataclasses.replace(_AT_TWO_SIZES, drawn=(MORE_FRACTALS, MORE_TEXTURES, CHARACTERS))
     ),
 }
 RECIPES = ("head_only", "probe_then_finetune")
@@ -146,12 +173,12 @@ class Config:
         """The mixtures that there are sources and, to go on from, weights of."""
         return tuple(
             name for name, own in MIXTURES.items()
-            if (self.photos or not own.photos) and (self.elsewhere or not own.begins_with)
+            if (self.photos or not own.photos) and (self.elsewhere or not own.on_arrays)
         )  # fmt: skip
 
     def shown(self, mixture: str) -> int:
         """Returns how many images the network of a mixture has been trained on in all."""
-        return self.images_shown + (FURTHER_SHOWN if MIXTURES[mixture].begins_with else 0)
+        return self.images_shown + MIXTURES[mixture].further
 
 
 def main(argv: list[str]) -> int:
@@ -227,17 +254,21 @@ def _words(mixture: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _going_on(config: Config, mixture: str) -> list[str]:
-    """Returns the flags of a network that begins with the weights of another."""
-    before = MIXTURES[mixture].begins_with
-    if not before:
-        return []
-    return [f"--weights={_weights_elsewhere(config, before).name}", "--precision=mixed_bfloat16"]
+def _on_arrays(config: Config, mixture: str) -> list[str]:
+    """Returns the flags of `pretrain-arrays` alone."""
+    own, words = MIXTURES[mixture], []
+    if own.begins_with:
+        words += [f"--weights={_weights_elsewhere(config, own.begins_with).name}"]
+    if own.two_sizes:
+        words += ["--halved=0.5"]
+    return [*words, "--precision=mixed_bfloat16"] if own.on_arrays else words
 
 
 def _sources(config: Config, mixture: str) -> list[str]:
-    first, *others = MIXTURES[mixture].sources(config.source, config.photos)
-    return [f"--data={first}", f"--also={','.join(others)}", f"--data_dir={config.data_dir}"]
+    own = MIXTURES[mixture]
+    first, *others = own.sources(config.source, config.photos)
+    return [f"--data={first}", f"--also={','.join(others)}", f"--data_dir={config.data_dir}",
+            *([f"--image_size={LARGER}"] if own.two_sizes else [])]  # fmt: skip
 
 
 def _weights_elsewhere(config: Config, mixture: str) -> pathlib.Path:
@@ -260,10 +291,11 @@ def _prepare(config: Config, mixtures: Sequence[str]) -> None:
                 words = [*_sources(config, mixture), f"--arrays={arrays}"]
                 peers.call([*methods.KIT, "pretrain", *words])
             images = len(pretrain_arrays.read(str(arrays))[1])
-            new = FURTHER_SHOWN if MIXTURES[mixture].begins_with else config.images_shown
+            before = MIXTURES[mixture].begins_with
+            new = config.shown(mixture) - (config.shown(before) if before else 0)
             command = ["finetune-kit", "pretrain-arrays", "--resume",
                        f"--epochs={max(1, round(new / images))}",
-                       f"--arrays={arrays.name}", *_words(mixture), *_going_on(config, mixture),
+                       f"--arrays={arrays.name}", *_words(mixture), *_on_arrays(config, mixture),
                        f"--output={_weights_elsewhere(config, mixture).name}"]  # fmt: skip
             lines.append(shlex.join(command))
             bar.advance()

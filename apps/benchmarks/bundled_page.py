@@ -68,9 +68,11 @@ def _tried(rows: Sequence[Row], judged: Sequence[Row]) -> list[str]:
     own = {row["mixture"]: row["accuracy"] for row in rows if "recipe" not in row
            and "accuracy" in row}  # fmt: skip
     mark = mixtures[0]
+    shown = {row["mixture"]: row["images_shown"] for row in judged}
     lines = [
         [
             mixture,
+            f"{shown[mixture] / 1e6:.2g}",
             *([f"{100 * own[mixture]:.1f}" if mixture in own else markdown.MISSING] if own else []),
             *(_average(cell) for cell in cells[mixture]),
             markdown.MISSING
@@ -80,19 +82,17 @@ def _tried(rows: Sequence[Row], judged: Sequence[Row]) -> list[str]:
         for mixture in mixtures
     ]
     sets = sorted({row["data"] for row in judged})
-    shown = sorted({row["images_shown"] for row in judged})
-    further = ", ".join(f" (of those that went on: {n:,})" for n in shown[1:])
-    headings = ["trained on", *(["own test images"] if own else []),
+    headings = ["trained on", "million images", *(["own test images"] if own else []),
                 *(f"{TITLES[recipe]}, {number} a class" for number, recipe in columns),
                 f"minus {mark}, points"]  # fmt: skip
     return [
         "## What else was tried",
-        f"Networks of one architecture, each trained on about {shown[0]:,} images"
-        f"{further}, then judged on {', '.join(sets)}, which "
-        "none of them has seen: accuracy in per cent on images that are for development alone, "
-        f"averaged over the sets. The last column is the mean difference to `{mark}`, all columns "
-        "together, paired by set, with Student's 95 % interval over the sets. Photos are of "
-        "ImageNet's classes; views are light and labels sharp where nothing else is said.",
+        "Networks of one architecture, each trained on so many million images in all passes, then "
+        f"judged on {', '.join(sets)}, which none of them has seen: accuracy in per cent on images "
+        "that are for development alone, averaged over the sets. The last column is "
+        f"the mean difference to `{mark}`, all columns together, paired by set, with Student's "
+        "95 % interval over the sets. Photos are of ImageNet's classes; images have 32 px, views "
+        "are light and labels sharp where nothing else is said; two sizes are 64 px and 32.",
         markdown.grid(headings, lines),
         *_choice(cells),
         markdown.machines(rows),

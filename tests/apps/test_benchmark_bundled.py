@@ -23,7 +23,8 @@ def squares(tmp_path):
 
 
 def judged(mixture, data, accuracy, *, per_class=5, recipe="head_only"):
-    return {"mixture": mixture, "images_shown": 100, "data": data, "per_class": per_class,
+    shown = 2_500_000 if mixture == "fractals" else 800_000
+    return {"mixture": mixture, "images_shown": shown, "data": data, "per_class": per_class,
             "seed": 0, "recipe": recipe, "accuracy": accuracy, **MACHINE}  # fmt: skip
 
 
@@ -41,10 +42,12 @@ def test_the_table_is_a_function_of_the_rows() -> None:
         judged("fractals", "a", 0.72, per_class=50), judged("fractals", "b", 0.94, per_class=50),
     ]  # fmt: skip
     text = bundled_page.page(rows, None)
-    assert cells(text, "source") == ["source", "80.0", "55.0", "80.0", "–"]
+    assert cells(text, "source") == ["source", "0.8", "80.0", "55.0", "80.0", "–"]
     # 2 and 5 points on the two sets, so 3.5; Student's quantile for one degree is 12.7.
-    assert cells(text, "fractals") == ["fractals", "–", "59.0", "83.0", "+3.5 [−15.6, +22.6]"]
-    assert "each trained on about 100 images, then judged on a, b" in text
+    assert cells(text, "fractals") == [
+        "fractals", "2.5", "–", "59.0", "83.0", "+3.5 [−15.6, +22.6]"
+    ]  # fmt: skip
+    assert "in all passes, then judged on a, b, which" in text
     assert "own test images" in text and "Photos come" not in text
     rows.append(judged("source, photos", "a", 0.62))
     rows.append(judged("source, photos", "b", 0.76))
@@ -66,14 +69,14 @@ def test_the_page_says_how_the_shipped_weights_were_made() -> None:
 @pytest.mark.slow
 def test_what_is_missing_is_trained_and_judged(squares, tmp_path, monkeypatch, capsys) -> None:
     sets, source = squares
-    monkeypatch.setattr(bundled, "FRACTALS", "fractals:2x8")
+    drawn = ("fractals:2x8",)
     monkeypatch.setattr(
         bundled,
         "MIXTURES",
         {
             "source": bundled.Mixture(),
-            "source, fractals": bundled.Mixture(fractals=True, rotation=0.3),
-            "fractals": bundled.Mixture(alone=True),
+            "source, fractals": bundled.Mixture(drawn=drawn, rotation=0.3),
+            "fractals": bundled.Mixture(drawn=drawn, alone=True),
         },
     )
     rows, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
@@ -108,16 +111,25 @@ def test_what_is_missing_is_trained_and_judged(squares, tmp_path, monkeypatch, c
     }
 
 
-def test_another_machine_trains_what_is_judged_here(squares, tmp_path, monkeypatch, capsys) -> None:
-    sets, source = squares
-    turned = bundled.Mixture(fractals=True, rotation=0.2, augment="medium")
-    further = bundled.Mixture(begins_with="source, turned")
-    monkeypatch.setattr(bundled, "FRACTALS", "fractals:2x8")
-    monkeypatch.setattr(bundled, "TEXTURES", "textures:2x8")
+def mixtures_for_elsewhere(monkeypatch):
+    """Makes and returns mixtures of all kinds: on images, turned, going on, at two sizes."""
+    drawn = {"drawn": ("textures:2x8",)}
+    mixtures = {
+        "source": bundled.Mixture(),
+        "source, turned": bundled.Mixture(drawn=("fractals:2x8",), rotation=0.2, augment="medium"),
+        "then": bundled.Mixture(**drawn, begins_with="source, turned"),
+        "two": bundled.Mixture(**drawn, two_sizes=True),
+    }
+    monkeypatch.setattr(bundled, "MIXTURES", mixtures)
     monkeypatch.setattr(bundled, "BATCH_SIZE", 8)
     monkeypatch.setattr(bundled, "FURTHER_SHOWN", 60)
-    mixtures = {"source": bundled.Mixture(), "source, turned": turned, "then": further}
-    monkeypatch.setattr(bundled, "MIXTURES", mixtures)
+    monkeypatch.setattr(bundled, "TWO_SIZES_SHOWN", 16)
+    return mixtures
+
+
+def test_another_machine_trains_what_is_judged_here(squares, tmp_path, monkeypatch, capsys) -> None:
+    sets, source = squares
+    mixtures = mixtures_for_elsewhere(monkeypatch)
     there, rows, page = tmp_path / "there", tmp_path / "rows.jsonl", tmp_path / "page.md"
     words = [f"--source={source}", f"--data_root={sets}", "--sets=near", "--images_shown=80",
              "--per_class=3", f"--elsewhere={there}", f"--rows={rows}",
@@ -127,31 +139,37 @@ def test_another_machine_trains_what_is_judged_here(squares, tmp_path, monkeypat
     assert f"run in a copy of {there}" in capsys.readouterr().out
     # Networks of the same images share them.
     assert sorted(path.name for path in there.glob("*.npz")) == [
-        "source-fractals.npz", "source-textures.npz", "source.npz"
+        "source-fractals.npz", "source-textures-64_px.npz", "source-textures.npz", "source.npz"
     ]  # fmt: skip
     monkeypatch.chdir(there)
     script = [shlex.split(line) for line in (there / "train.sh").read_text().splitlines()]
     assert script[:2] == [["set", "-e"], ["export", "KERAS_BACKEND=jax"]]
-    expected = ((3, 0.0, 80, 8, ""), (5, 0.2, 80, 8, ""),
-                (5, 0.0, 60, 4, "source-turned.weights.h5"))  # fmt: skip
-    for command, (classes, share, shown, size, weights) in zip(script[2:], expected, strict=True):
+    expected = ((3, 0.0, 80, 8, "", 32), (5, 0.2, 80, 8, "", 32),
+                (5, 0.0, 60, 4, "source-turned.weights.h5", 32),
+                (5, 0.0, 96, 8, "", 64))  # fmt: skip
+    for command, (classes, share, shown, size, weights, side) in zip(
+        script[2:], expected, strict=True
+    ):
         assert command[:2] == ["finetune-kit", "pretrain-arrays"]
         found = flags.parse(command[2:], pretrain_arrays.Config, command="pretrain-arrays")[0]
-        labels = pretrain_arrays.read(found.arrays)[1]
+        images, labels = pretrain_arrays.read(found.arrays)
+        assert images.shape[1] == side and found.halved == (0.5 if side == 64 else 0.0)
         assert labels.max() + 1 == classes and found.rotation == share
         assert found.epochs == max(1, round(shown / len(labels))) and found.batch_size == size
-        assert found.weights == weights and (found.precision != "float32") == bool(weights)
+        assert found.weights == weights
+        assert (found.precision != "float32") == (bool(weights) or side == 64)
         assert apps_main.run(command[1:]) == 0
     monkeypatch.chdir(tmp_path)
     assert apps_main.run(["benchmark", "bundled", *words, f"--workdir={tmp_path / 'work'}"]) == 0
     judged_by = [(r["mixture"], r["recipe"], r["images_shown"])
                  for r in records.load_lines(rows) if "recipe" in r]  # fmt: skip
-    assert judged_by == [(m, r, 140 if m == "then" else 80) for m in mixtures
-                         for r in bundled.RECIPES]  # fmt: skip
+    shown = {"source": 80, "source, turned": 80, "then": 140, "two": 96}
+    assert judged_by == [(m, r, shown[m]) for m in mixtures for r in bundled.RECIPES]
     assert "own test images" not in page.read_text("utf-8")
-    assert "about 80 images (of those that went on: 140), then judged on near" in page.read_text()
-    # Without another machine, nothing goes on from what another has left.
-    assert "then" not in bundled.Config(source=str(source), data_root=str(sets)).mixtures
+    assert cells(page.read_text("utf-8"), "then")[1] == "0.00014"
+    # Without another machine, nothing goes on from what another has left, nor sees two sizes.
+    left = bundled.Config(source=str(source), data_root=str(sets)).mixtures
+    assert left == ("source", "source, turned")
 
 
 def test_a_network_is_not_judged_by_photos_that_it_has_seen(squares) -> None:

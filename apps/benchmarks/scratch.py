@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from apps import demo, flags, pretrain
-from apps.benchmarks import bundled, cases, cell, markdown, records, trained
+from apps.benchmarks import bundled, cases, cell, markdown, records, sharing, trained
 from finetune_kit import checks, console, metrics
 from finetune_kit.backbones import catalogue
 from finetune_kit.strategy import candidates
@@ -53,6 +53,7 @@ class Config:
     rows: str = settings.option("Where finished runs are kept.", "docs/results/scratch.jsonl")
     output: str = settings.option("The page.", "docs/bundled-backbone.md")
     workdir: str = settings.option("Where images go; may be deleted.", "runs/benchmark")
+    workers: int = settings.option("Runs that are made at a time, on equal cores.", 1, low=1)
 
     def __post_init__(self) -> None:
         settings.check_options(self)
@@ -93,16 +94,17 @@ def main(argv: list[str]) -> int:
 def measure(config: Config) -> None:
     """Adds the rows of all runs that have none: first those that choose the rate."""
     done = {_key(row) for row in records.load_lines(config.rows)}
-    tuning = [run for run in _tuning(config) if _key(run) not in done]
-    with console.progress("Rates", len(tuning)) as bar:
-        for run in tuning:
-            records.append_lines(config.rows, [_row(config, run)])
-            bar.advance()
+    _add_rows(config, "Rates", [run for run in _tuning(config) if _key(run) not in done])
     rates = chosen(_of_size(records.load_lines(config.rows), config.image_size))
-    left = [run for run in _runs(config, rates) if _key(run) not in done]
-    with console.progress("Runs", len(left)) as bar:
-        for run in left:
-            records.append_lines(config.rows, [_row(config, run)])
+    _add_rows(config, "Runs", [run for run in _runs(config, rates) if _key(run) not in done])
+
+
+def _add_rows(config: Config, title: str, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Makes runs, each a row as soon as it is over."""
+    jobs = [(run, _case(config, run)) for run in runs]
+    with console.progress(title, len(jobs)) as bar:
+        for row in sharing.shared(functools.partial(_row, config), jobs, config.workers):
+            records.append_lines(config.rows, [row])
             bar.advance()
 
 
@@ -164,18 +166,25 @@ def _digest(weights: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
-def _row(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Trains, scores and returns the row."""
-    from recipes import loading
-
-    name, number, seed, recipe = (run[k] for k in ("data", "per_class", "seed", "recipe"))
+def _case(config: Config, run: Mapping[str, Any]) -> pathlib.Path:
+    """Writes the images of a run, unless another has, and returns their folder."""
+    name, number, seed = (run[k] for k in ("data", "per_class", "seed"))
     draw = cases.develop if run["kind"] == "tuning" else cases.draw
     case = draw(_folder(config, name), per_class=number, seed=seed)
     slug = f"scratch-{run['kind']}-{name}-{number}-{seed}-{case.digest}"
+    return cases.write(case, pathlib.Path(config.workdir) / "cases" / slug)
+
+
+def _row(config: Config, job: tuple[Mapping[str, Any], pathlib.Path]) -> dict[str, Any]:
+    """Trains, scores and returns the row of a run on the images in a folder."""
+    from recipes import loading
+
+    run, folder = job
+    recipe = run["recipe"]
     method = importlib.import_module(f"recipes.{recipe}")
     settled = method.Config(
-        data=str(cases.write(case, pathlib.Path(config.workdir) / "cases" / slug)),
-        workdir="unused", per_class=number, cross_validate=False, seed=seed,
+        data=str(folder), workdir="unused", per_class=run["per_class"],
+        cross_validate=False, seed=run["seed"],
         backbone=catalogue.BUNDLED, image_size=config.image_size,
         weights="none" if recipe == SCRATCH else config.weights,
         learning_rate=run["rate"], epochs=EPOCHS,

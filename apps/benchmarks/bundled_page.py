@@ -17,17 +17,23 @@ MOST_FOREGONE = 2  # points
 TITLES = {"head_only": "head", "probe_then_finetune": "fine-tuned"}
 
 
-def page(rows: Sequence[Row], card: "SourceCard | None", against: str = "") -> str:
+def page(
+    rows: Sequence[Row],
+    card: "SourceCard | None",
+    against: str = "",
+    further: "Sequence[SourceCard]" = (),
+) -> str:
     """Returns the page, a function of the rows and of the card that ships with the weights.
 
     Args:
         rows: Of the suite `bundled`.
         card: Of the shipped weights.
         against: The section of the suite `scratch`.
+        further: The cards of other sizes that ship, too.
     """
     parts = ["# The bundled backbone"]
     if card is not None:
-        parts += _made(card)
+        parts += _made(card, further)
     parts += [against] if against else []
     judged = [row for row in rows if "recipe" in row]
     if judged:
@@ -35,11 +41,12 @@ def page(rows: Sequence[Row], card: "SourceCard | None", against: str = "") -> s
     return "\n\n".join(parts) + "\n"
 
 
-def _made(card: "SourceCard") -> list[str]:
+def _made(card: "SourceCard", further: "Sequence[SourceCard]") -> list[str]:
     low, high = card.accuracy["low"], card.accuracy["high"]
+    commands = [*_commands(card.recipe), *(other.recipe["command"] for other in further)]
     return [
         f"Trained on {card.trained_on} by",
-        *_commands(card.recipe),
+        "\n".join(f"    {command}" for command in commands),
         f"It recognises {card.accuracy['value']:.1%} [{low:.1%}, {high:.1%}] of the "
         f"{card.accuracy['n']:,} test images. Terms of the source images: {card.terms}",
     ]
@@ -48,14 +55,14 @@ def _made(card: "SourceCard") -> list[str]:
 def _commands(recipe: Mapping[str, Any]) -> list[str]:
     """Returns what was called; of weights that were trained on arrays, the steps before, too."""
     if "trained" not in recipe:
-        return [f"    {recipe['command']}"]
+        return [recipe["command"]]
     lines = [recipe["command"]]
     trained = recipe["trained"]
     while trained:
         command = f"KERAS_BACKEND={trained['backend']} {trained['command']}"
         lines = [*filter(None, [trained["arrays"]]), command, *lines]
         trained = trained.get("before")
-    return ["\n".join(f"    {line}" for line in lines)]
+    return lines
 
 
 def _tried(rows: Sequence[Row], judged: Sequence[Row]) -> list[str]:

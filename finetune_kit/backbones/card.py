@@ -1,7 +1,7 @@
 """The source card: what a backbone was trained on, in numbers, beside its weights.
 
 The bundled card is a folder's `card.json` and `statistics.npz`; a card that a user makes is one
-`.npz` file that holds both.
+`.npz` file that holds both. Of images of another size the folder has such a file, `card_64.npz`.
 """
 
 import dataclasses
@@ -62,13 +62,27 @@ class SourceCard:
     null_quantiles: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
-def read(folder: pathlib.Path) -> SourceCard | None:
-    """Returns the card in a folder, None if there is none."""
+def read(folder: pathlib.Path, image_size: sizes.Size | None = None) -> SourceCard | None:
+    """Returns the card in a folder, None if there is none.
+
+    Args:
+        folder: Of the weights.
+        image_size: What the network sees; a card that was measured at this size is preferred.
+    """
+    if image_size is not None:
+        other = folder / f"card_{sizes.shown(image_size)}{SUFFIX}"
+        if other.is_file():
+            return read_file(other)
     if not (folder / CARD).is_file():
         return None
     facts = json.loads((folder / CARD).read_text(encoding="utf-8"))
     with np.load(folder / STATISTICS) as arrays:
         return _joined(facts, arrays)
+
+
+def further(folder: pathlib.Path) -> list[SourceCard]:
+    """Returns the cards in a folder of images of other sizes."""
+    return [read_file(path) for path in sorted(folder.glob(f"card_*{SUFFIX}"))]
 
 
 def write(card: SourceCard, folder: pathlib.Path) -> None:

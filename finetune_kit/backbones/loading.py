@@ -75,7 +75,7 @@ def load(
         made,
         model=model,
         stages=found,
-        card=_card(source_card, made.weights, model, found),
+        card=_card(source_card, made.weights, model, found, made.image_size),
         preprocessing=made.preprocessing if channels == stems.COLOURS else "",
     )
 
@@ -178,11 +178,11 @@ def _own(
 
 
 def _card(
-    path: str, source: str, model: keras.Model, found: tuple[types.Stage, ...]
+    path: str, source: str, model: keras.Model, found: tuple[types.Stage, ...], size: sizes.Size
 ) -> card.SourceCard | None:
     """Returns the card that is asked for, or the one that comes with the weights."""
     if not path:
-        return card.read(network.FILES) if source == catalogue.BUNDLED else None
+        return card.read(network.FILES, size) if source == catalogue.BUNDLED else None
     given = card.read_file(path)
     card.refuse_unfit(
         given,

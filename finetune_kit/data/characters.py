@@ -16,7 +16,7 @@ from finetune_kit.data import fractals
 
 SIDE = fractals.SIDE  # pixels that an image is drawn at
 FINE = 2 * SIDE  # of the outline, before its edge is softened
-# None is another's mirror image, as d is b's, or the like of it at another size, as c is C's.
+# Without mirror images of others, as d is of b, and most of those like others, as c is like C.
 CHARACTERS = (
     "0123456789"
     "ABCDEFGHKLMNPQRTUVWXYZ"

@@ -61,8 +61,9 @@ def test_the_table_is_a_function_of_the_rows() -> None:
 
 
 def test_the_page_says_how_the_shipped_weights_were_made() -> None:
-    text = bundled_page.page([], card.read(network.FILES))
+    text = bundled_page.page([], card.read(network.FILES), further=card.further(network.FILES))
     assert "    finetune-kit pretrain --data=" in text and "Krizhevsky" in text
+    assert "    finetune-kit source-card --data=" in text and "--image_size=64" in text
     assert "What else was tried" not in text
 
 

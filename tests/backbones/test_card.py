@@ -9,6 +9,7 @@ import pytest
 
 from finetune_kit import backbones, checks
 from finetune_kit.backbones import card, taps
+from finetune_kit.data import sizes
 
 
 def example() -> backbones.SourceCard:
@@ -151,6 +152,26 @@ def test_the_bundled_card_describes_the_bundled_weights() -> None:
     assert 0.2 > nulls[10] > nulls[50] > nulls[300] > 0
     text = (card_folder() / card.CARD).read_text(encoding="utf-8")
     assert "/" not in json.loads(text)["trained_on"].split(" ")[0].removeprefix("tfds:")
+
+
+def test_a_card_that_was_measured_at_the_size_of_the_images_is_preferred(tmp_path) -> None:
+    card.write(example(), tmp_path)
+    for size in (64, (64, 96)):
+        larger = dataclasses.replace(example(), image_size=size)
+        card.write_file(larger, tmp_path / f"card_{sizes.shown(size)}.npz")
+        assert_same(card.read(tmp_path, size), larger)
+    assert_same(card.read(tmp_path, 96), example())
+    assert_same(card.read(tmp_path), example())
+
+
+@pytest.mark.parametrize(("size", "measured"), [(32, 32), (64, 64), (128, 32)])
+def test_the_bundled_network_has_cards_of_two_sizes(size, measured) -> None:
+    backbone = backbones.load("bundled", image_size=size)
+    assert backbone.card.image_size == measured
+    # Moments at the size are nearer to what BatchNorm remembers than chance would have it.
+    layer = backbone.model.get_layer("block_1_conv_1_bn")
+    mean, variance = backbone.card.moments[layer.name]
+    assert np.median(np.abs(np.array(layer.moving_mean) - mean) / np.sqrt(variance)) < 0.5
 
 
 def test_the_bundled_weights_fit_into_the_wheel() -> None:

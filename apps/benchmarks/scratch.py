@@ -3,7 +3,8 @@
     finetune-kit benchmark scratch --data_root=photo_sets
 
 Both train the same architecture on the same images for as many epochs, each at a rate of its own,
-chosen on development images (`cases.develop`) by number of labels and size of the images; then
+chosen on development images (`cases.develop`) by number of labels and size of the images, as is
+whether the bundled network's BatchNorm is trained, which random weights need anyway; then
 every set's test images are scored once a draw. Every finished run is a row; the same command does
 what is missing. `--image_size=64` compares on sets whose originals have as many pixels: there,
 `auto` looks at twice the default size.
@@ -28,8 +29,13 @@ from recipes import settings
 
 EPOCHS = 100  # of both: three times what fine-tuning takes, since random weights need them
 SCRATCH, BUNDLED = "from_scratch", "probe_then_finetune"
+Setting = tuple[float, str]  # rate; `--batch_norm`, "" for what the recipe does unless told
+TRAINED = "trainable"
 # Of the bundled network, the default of its size and that of the bold plans.
-RATES = {SCRATCH: (3e-4, 1e-3, 3e-3), BUNDLED: (3e-4, 1e-3)}
+TRIED: dict[str, tuple[Setting, ...]] = {
+    SCRATCH: ((3e-4, ""), (1e-3, ""), (3e-3, "")),
+    BUNDLED: ((3e-4, ""), (1e-3, ""), (1e-3, TRAINED)),
+}
 DIGITS = "digits"  # written from scikit-learn, beside the sets of the folder
 SIZE = catalogue.image_size(catalogue.BUNDLED)  # of rows that say none
 ENOUGH = 50  # originals by which a set's size is told
@@ -95,8 +101,10 @@ def measure(config: Config) -> None:
     """Adds the rows of all runs that have none: first those that choose the rate."""
     done = {_key(row) for row in records.load_lines(config.rows)}
     _add_rows(config, "Rates", [run for run in _tuning(config) if _key(run) not in done])
-    rates = chosen(_of_size(records.load_lines(config.rows), config.image_size))
-    _add_rows(config, "Runs", [run for run in _runs(config, rates) if _key(run) not in done])
+    own = [row for row in records.load_lines(config.rows)
+           if row["weights"] in ("", _digest(config.weights))]  # fmt: skip
+    best = chosen(_of_size(own, config.image_size))
+    _add_rows(config, "Runs", [run for run in _runs(config, best) if _key(run) not in done])
 
 
 def _add_rows(config: Config, title: str, runs: Sequence[Mapping[str, Any]]) -> None:
@@ -108,53 +116,58 @@ def _add_rows(config: Config, title: str, runs: Sequence[Mapping[str, Any]]) -> 
             bar.advance()
 
 
-def chosen(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
-    """Returns recipe and labels a class to the rate that is best on development images.
+def chosen(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Setting]:
+    """Returns recipe and labels a class to the setting that is best on development images.
 
-    It has the highest mean accuracy over the sets, of those that were trained on at all rates.
+    It has the highest mean accuracy over the sets, of those that all settings were tried on.
 
     Args:
         rows: Of images of one size.
     """
-    found: dict[tuple[str, int, float], dict[str, float]] = {}
+    found: dict[tuple[str, int, Setting], dict[str, float]] = {}
     for row in rows:
         if row["kind"] == "tuning":
-            key = (row["recipe"], row["per_class"], row["rate"])
+            key = (row["recipe"], row["per_class"], _setting(row))
             found.setdefault(key, {})[row["data"]] = row["accuracy"]
 
-    def mean(key: tuple[str, int, float]) -> float:
+    def mean(key: tuple[str, int, Setting]) -> float:
         own = [found[other] for other in found if other[:2] == key[:2]]
         return float(np.mean([found[key][name] for name in set.intersection(*map(set, own))]))
 
     ranked = sorted(found, key=mean)
     # Of each recipe and number of labels the last one stays, which is the best.
-    return {(recipe, number): rate for recipe, number, rate in ranked}
+    return {(recipe, number): setting for recipe, number, setting in ranked}
+
+
+def _setting(row: Mapping[str, Any]) -> Setting:
+    return row["rate"], row.get("batch_norm", "")
 
 
 def _tuning(config: Config) -> Iterator[dict[str, Any]]:
-    for recipe, rates in RATES.items():
+    for recipe, settings_tried in TRIED.items():
         for number in bundled.numbers(config.per_class):
             for name in config.tuned:
-                for rate in rates:
-                    yield _run(config, "tuning", recipe, name, number, 0, rate)
+                for setting in settings_tried:
+                    yield _run(config, "tuning", recipe, name, number, 0, setting)
 
 
-def _runs(config: Config, rates: Mapping[tuple[str, int], float]) -> Iterator[dict[str, Any]]:
+def _runs(config: Config, best: Mapping[tuple[str, int], Setting]) -> Iterator[dict[str, Any]]:
     for seed in range(config.seeds):
         for number in bundled.numbers(config.per_class):
             for name in config.names:
-                for recipe in RATES:
-                    yield _run(config, "run", recipe, name, number, seed, rates[recipe, number])
+                for recipe in TRIED:
+                    yield _run(config, "run", recipe, name, number, seed, best[recipe, number])
 
 
 def _run(
-    config: Config, kind: str, recipe: str, name: str, number: int, seed: int, rate: float
+    config: Config, kind: str, recipe: str, name: str, number: int, seed: int, setting: Setting
 ) -> dict[str, Any]:
     # Rows of other weights than these say nothing about them.
     weights = "" if recipe == SCRATCH else _digest(config.weights)
+    rate, batch_norm = setting
     return {"kind": kind, "recipe": recipe, "weights": weights, "data": name,
-            "image_size": config.image_size, "per_class": number, "seed": seed,
-            "rate": rate}  # fmt: skip
+            "image_size": config.image_size, "per_class": number, "seed": seed, "rate": rate,
+            **({"batch_norm": batch_norm} if batch_norm else {})}  # fmt: skip
 
 
 @functools.cache
@@ -188,6 +201,7 @@ def _row(config: Config, job: tuple[Mapping[str, Any], pathlib.Path]) -> dict[st
         backbone=catalogue.BUNDLED, image_size=config.image_size,
         weights="none" if recipe == SCRATCH else config.weights,
         learning_rate=run["rate"], epochs=EPOCHS,
+        **({"batch_norm": run["batch_norm"]} if "batch_norm" in run else {}),
         head_stages=1 if recipe == SCRATCH else candidates.DEEP,
     )  # fmt: skip
     return {**run, **trained.score(method, loading.load(settled)), **records.stamp()}
@@ -217,10 +231,10 @@ def _original(config: Config, name: str) -> float:
 def section(lines: Sequence[Mapping[str, Any]]) -> str:
     """Returns the tables of the suite, a function of its rows alone; "" without runs.
 
-    Of several weights, the rows of the last count.
+    Of several weights, the rows of the last count; of several settings, those of the best.
     """
     last = [line["weights"] for line in lines if line["recipe"] == BUNDLED][-1:]
-    lines = [line for line in lines if line["recipe"] == SCRATCH or line["weights"] in last]
+    lines = _at_best([x for x in lines if x["recipe"] == SCRATCH or x["weights"] in last])
     known = sorted({_size(line) for line in lines if line["kind"] == "run"})
     parts = [part for size in known for part in _at_size(_of_size(lines, size), size)]
     if not parts:
@@ -231,8 +245,9 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
             f"The same architecture on the same images for {EPOCHS} epochs: from random weights "
             f"(`{SCRATCH}`), and from the bundled ones (`{BUNDLED}`, with a head on the last "
             f"{candidates.DEEP} stages), each at its own rate, the best on development images. "
-            "Accuracy in per cent on the test images; the difference "
-            "is paired by draw, with Student's 95 % interval.",
+            "They also say whether the bundled network's BatchNorm is trained; from scratch it is. "
+            "Accuracy in per cent on the test images; the difference is paired by draw, with "
+            "Student's 95 % interval.",
             *parts,
             *_as_auto(lines),
             markdown.machines(lines),
@@ -240,16 +255,28 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _at_best(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the rows without runs of other settings than those that were chosen."""
+    best = {size: chosen(_of_size(lines, size)) for size in {_size(line) for line in lines}}
+    return [
+        line for line in lines
+        if line["kind"] != "run"
+        or _setting(line) == best[_size(line)].get((line["recipe"], line["per_class"]))
+    ]  # fmt: skip
+
+
 def _at_size(lines: Sequence[Mapping[str, Any]], size: int) -> list[str]:
     """Returns the tables of images of one size, one for every number of labels."""
-    runs, rates = [line for line in lines if line["kind"] == "run"], chosen(lines)
+    runs, best = [line for line in lines if line["kind"] == "run"], chosen(lines)
     has = "" if size == SIZE else ", sets whose originals have as many pixels"
     parts = []
     for number in sorted({run["per_class"] for run in runs}):
         own = [run for run in runs if run["per_class"] == number]
-        scratch, tuned = (rates[recipe, number] for recipe in RATES)
+        (scratch, _), (tuned, batch_norm) = (best[recipe, number] for recipe in TRIED)
+        trains = ", with BatchNorm" if batch_norm == TRAINED else ""
         title = (
-            f"{number} labelled images a class at {size} px{has}; rates {scratch:g} and {tuned:g}:"
+            f"{number} labelled images a class at {size} px{has}; rates {scratch:g} and {tuned:g}"
+            f"{trains}:"
         )
         gaps, cells = _compared(own)
         if cells:
@@ -331,5 +358,5 @@ def _of_size(rows: Sequence[Mapping[str, Any]], size: int) -> list[Mapping[str, 
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    names = ("kind", "recipe", "weights", "data", "per_class", "seed", "rate")
-    return (*(row[name] for name in names), _size(row))
+    names = ("kind", "recipe", "weights", "data", "per_class", "seed")
+    return (*(row[name] for name in names), *_setting(row), _size(row))

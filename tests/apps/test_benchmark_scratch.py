@@ -31,7 +31,8 @@ def test_the_rate_is_the_best_on_average_of_each_number_of_labels() -> None:
     ]  # fmt: skip
     found.append(row("tuning", scratch.BUNDLED, "a", 0, 0.1, rate=3e-4))
     assert scratch.chosen(found) == {
-        (scratch.SCRATCH, 5): 3e-3, (scratch.SCRATCH, 20): 1e-3, (scratch.BUNDLED, 5): 3e-4
+        (scratch.SCRATCH, 5): (3e-3, ""), (scratch.SCRATCH, 20): (1e-3, ""),
+        (scratch.BUNDLED, 5): (3e-4, ""),
     }  # fmt: skip
 
 
@@ -40,7 +41,24 @@ def test_rates_are_compared_on_the_sets_that_all_of_them_were_tried_on() -> None
     found = [row("tuning", scratch.SCRATCH, data, 0, accuracy, rate=rate)
              for data, rate, accuracy in
              [("a", 1e-3, 0.6), ("b", 1e-3, 0.1), ("a", 3e-3, 0.5)]]  # fmt: skip
-    assert scratch.chosen(found) == {(scratch.SCRATCH, 5): 1e-3}
+    assert scratch.chosen(found) == {(scratch.SCRATCH, 5): (1e-3, "")}
+
+
+def test_runs_count_at_the_setting_that_was_chosen_alone() -> None:
+    rows = [
+        row("tuning", scratch.SCRATCH, "a", 0, 0.5),
+        row("tuning", scratch.BUNDLED, "a", 0, 0.5),
+    ]
+    for seed in (0, 1):
+        rows += [row("run", scratch.SCRATCH, "a", seed, 0.2),
+                 row("run", scratch.BUNDLED, "a", seed, 0.3)]  # fmt: skip
+    trained_too = {"batch_norm": scratch.TRAINED}
+    more = [{**row("run", scratch.BUNDLED, "a", seed, 0.6), **trained_too} for seed in (0, 1)]
+    assert "by 10.0 points" in scratch.section([*rows, *more])
+    assert "with BatchNorm:" not in scratch.section([*rows, *more])
+    more.append({**row("tuning", scratch.BUNDLED, "a", 0, 0.7), **trained_too})
+    text = scratch.section([*rows, *more])
+    assert "by 40.0 points" in text and "rates 0.001 and 0.001, with BatchNorm:" in text
 
 
 def test_differences_are_paired_by_draw() -> None:
@@ -51,7 +69,7 @@ def test_differences_are_paired_by_draw() -> None:
     for data, scratched, tuned in [("a", (0.2, 0.4), (0.5, 0.8)), ("b", (0.6, 0.6), (0.5, 0.5))]:
         for seed in (0, 1):
             rows.append(row("run", scratch.SCRATCH, data, seed, scratched[seed], rate=3e-3))
-            rows.append(row("run", scratch.BUNDLED, data, seed, tuned[seed]))
+            rows.append(row("run", scratch.BUNDLED, data, seed, tuned[seed], rate=3e-4))
     text = scratch.section(rows)
     (line,) = [x for x in text.splitlines() if x.startswith("| a ")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -114,12 +132,12 @@ def test_at_a_larger_size_sets_have_to_have_the_pixels(tmp_path, monkeypatch) ->
     assert dataclasses.replace(config, tuned_on="").tuned == ("large",)
     assert dataclasses.replace(config, image_size=32).names == ("large", "small", scratch.DIGITS)
     scratch.measure(config)
-    assert {c.image_size for c in told} == {64} and len(told) == 3 + 2 + 2 * 2
+    assert {c.image_size for c in told} == {64} and len(told) == 3 + 3 + 2 * 2
     found = records.load_lines(config.rows)
     assert {(r["kind"], r["data"]) for r in found} == {("tuning", "small"), ("run", "large")}
     # The other size is measured beside it.
     scratch.measure(dataclasses.replace(config, image_size=32, sets="large"))
-    assert [c.image_size for c in told[9:]] == [32] * 9
+    assert [c.image_size for c in told[10:]] == [32] * 10
 
 
 def test_both_sides_are_told_what_the_page_says_and_other_weights_are_measured_anew(
@@ -131,7 +149,7 @@ def test_both_sides_are_told_what_the_page_says_and_other_weights_are_measured_a
 
     def score(method, config):
         told.append((method.__name__.rpartition(".")[2], config))
-        return {"accuracy": config.learning_rate}
+        return {"accuracy": config.learning_rate * (1 + (config.batch_norm == "frozen"))}
 
     monkeypatch.setattr(trained, "score", score)
     config = scratch.Config(
@@ -139,18 +157,22 @@ def test_both_sides_are_told_what_the_page_says_and_other_weights_are_measured_a
         rows=str(tmp_path / "rows.jsonl"), workdir=str(tmp_path / "work"),
     )  # fmt: skip
     scratch.measure(config)
-    assert len(told) == 3 + 2 + 2 * 2 and {c.epochs for _, c in told} == {scratch.EPOCHS}
+    assert len(told) == 3 + 3 + 2 * 2 and {c.epochs for _, c in told} == {scratch.EPOCHS}
+    assert [c.batch_norm for name, c in told[:6] if name == scratch.BUNDLED] == [
+        "frozen", "frozen", "trainable"
+    ]  # fmt: skip
+    assert {c.batch_norm for name, c in told if name == scratch.SCRATCH} == {"trainable"}
     scratched, tuned = (
-        {(c.learning_rate, c.weights, c.head_stages) for name, c in told[5:] if name == recipe}
-        for recipe in scratch.RATES
+        {(c.learning_rate, c.weights, c.head_stages) for name, c in told[6:] if name == recipe}
+        for recipe in scratch.TRIED
     )
     assert scratched == {(3e-3, "none", 1)} and tuned == {(1e-3, "", candidates.DEEP)}
     scratch.measure(config)
-    assert len(told) == 9
+    assert len(told) == 10
     other = tmp_path / "other.weights.h5"
     other.write_bytes(b"other")
     scratch.measure(dataclasses.replace(config, weights=str(other)))
-    assert [(name, c.weights) for name, c in told[9:]] == [(scratch.BUNDLED, str(other))] * 4
+    assert [(name, c.weights) for name, c in told[10:]] == [(scratch.BUNDLED, str(other))] * 5
 
 
 @pytest.mark.slow
@@ -158,7 +180,12 @@ def test_what_is_missing_is_measured(tmp_path, monkeypatch) -> None:
     coloured.write(tmp_path / "sets" / "near")
     monkeypatch.setattr(scratch, "EPOCHS", 1)
     monkeypatch.setattr(
-        scratch, "RATES", {scratch.SCRATCH: (1e-3, 3e-3), scratch.BUNDLED: (3e-4, 1e-3)}
+        scratch,
+        "TRIED",
+        {
+            scratch.SCRATCH: ((1e-3, ""), (3e-3, "")),
+            scratch.BUNDLED: ((3e-4, ""), (1e-3, "trainable")),
+        },
     )
     rows, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
     words = [f"--data_root={tmp_path / 'sets'}", "--per_class=3", "--seeds=2", f"--rows={rows}",
@@ -169,8 +196,8 @@ def test_what_is_missing_is_measured(tmp_path, monkeypatch) -> None:
     runs = {(r["data"], r["seed"], r["recipe"]): r for r in found if r["kind"] == "run"}
     assert len(runs) == 8 and {data for data, _, _ in runs} == {"near", scratch.DIGITS}
     best = scratch.chosen(found)
-    assert {(r["recipe"], r["rate"]) for r in runs.values()} == {
-        (recipe, best[recipe, 3]) for recipe in scratch.RATES
+    assert {(r["recipe"], scratch._setting(r)) for r in runs.values()} == {
+        (recipe, best[recipe, 3]) for recipe in scratch.TRIED
     }
     (made,) = {r["weights"] for r in found if r["recipe"] == scratch.BUNDLED}
     assert len(made) == 8

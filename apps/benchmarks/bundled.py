@@ -240,10 +240,6 @@ def measure(config: Config) -> None:
             bar.advance()
 
 
-def _slug(mixture: str) -> str:
-    return mixture.replace(", ", "-").replace(" ", "_")
-
-
 def _words(mixture: str) -> list[str]:
     """Returns the flags that `pretrain` and `pretrain-arrays` share."""
     own = MIXTURES[mixture]
@@ -273,7 +269,7 @@ def _sources(config: Config, mixture: str) -> list[str]:
 
 
 def _weights_elsewhere(config: Config, mixture: str) -> pathlib.Path:
-    return pathlib.Path(config.elsewhere) / f"{_slug(mixture)}{pretrain_arrays.SUFFIX}"
+    return pathlib.Path(config.elsewhere) / f"{bundled_page.slug(mixture)}{pretrain_arrays.SUFFIX}"
 
 
 def _untrained(config: Config) -> list[str]:
@@ -287,7 +283,9 @@ def _prepare(config: Config, mixtures: Sequence[str]) -> None:
     lines = ["set -e", "export KERAS_BACKEND=jax"]
     with console.progress("Mixtures", len(mixtures)) as bar:
         for mixture in mixtures:
-            arrays = folder / f"{_slug(MIXTURES[mixture].images)}.npz"  # which several share
+            arrays = (
+                folder / f"{bundled_page.slug(MIXTURES[mixture].images)}.npz"
+            )  # which several share
             if not arrays.exists():
                 words = [*_sources(config, mixture), f"--arrays={arrays}"]
                 peers.call([*methods.KIT, "pretrain", *words])
@@ -310,7 +308,7 @@ def _pretrained(config: Config, mixture: str) -> tuple[pathlib.Path, dict[str, A
     row = {"mixture": mixture, "images_shown": config.shown(mixture), "data": "source"}
     if config.elsewhere:
         return _weights_elsewhere(config, mixture), {**row, "trained": "arrays"}
-    workdir = pathlib.Path(config.workdir) / f"{_slug(mixture)}-{config.images_shown}"
+    workdir = pathlib.Path(config.workdir) / f"{bundled_page.slug(mixture)}-{config.images_shown}"
     folder = workdir / pretrain.FOLDER
     if card.read(folder) is None:
         words = [

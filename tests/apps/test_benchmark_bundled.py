@@ -1,5 +1,6 @@
 """The suite that finds out which source images make the best bundled network."""
 
+import dataclasses
 import shlex
 
 import pytest
@@ -58,6 +59,18 @@ def test_the_table_is_a_function_of_the_rows() -> None:
         "ships, `fractals`, unless they gain more than 2 points: `source, photos` gains +10.0"
         in text
     )
+
+
+def test_the_page_says_so_where_another_network_than_the_best_ships() -> None:
+    own = card.read(network.FILES)
+    rows = [judged(mixture, data, accuracy + more)
+            for mixture, more in [("source", 0.0), ("source, photos", 0.05), ("source, new", 0.04)]
+            for data, accuracy in [("a", 0.5), ("b", 0.6)]]  # fmt: skip
+    for weights, told in [("source.weights.h5", True), ("source-new.weights.h5", False)]:
+        made = dataclasses.replace(own, recipe={**own.recipe, "weights": weights})
+        text = bundled_page.page(rows, made)
+        assert "ships, `source, new`, unless they gain more than 2 points" in text
+        assert ("`source` ships; `source, new`, which is +4.0 [+4.0, +4.0] points" in text) == told
 
 
 def test_the_page_says_how_the_shipped_weights_were_made() -> None:

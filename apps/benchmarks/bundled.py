@@ -283,9 +283,8 @@ def _prepare(config: Config, mixtures: Sequence[str]) -> None:
     lines = ["set -e", "export KERAS_BACKEND=jax"]
     with console.progress("Mixtures", len(mixtures)) as bar:
         for mixture in mixtures:
-            arrays = (
-                folder / f"{bundled_page.slug(MIXTURES[mixture].images)}.npz"
-            )  # which several share
+            # Mixtures of the same images share them.
+            arrays = folder / f"{bundled_page.slug(MIXTURES[mixture].images)}.npz"
             if not arrays.exists():
                 words = [*_sources(config, mixture), f"--arrays={arrays}"]
                 peers.call([*methods.KIT, "pretrain", *words])

@@ -298,8 +298,8 @@ def _as_auto(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         parts.append(
             f"{number} labelled images a class, each set at the size that `auto` takes, the "
             f"larger one where the originals have the pixels. {_summary(gaps)} By the larger size "
-            f"the bundled network gains {gains[0]:+.1f} points on average of the sets that were "
-            f"seen at both, training from scratch {gains[1]:+.1f}."
+            f"and what was chosen there the bundled network gains {gains[0]:+.1f} points on "
+            f"average of the sets that were seen at both, training from scratch {gains[1]:+.1f}."
         )
     return parts
 

@@ -105,9 +105,9 @@ def test_sizes_have_tables_of_their_own_and_a_set_counts_at_its_largest() -> Non
     assert "Ahead on 1 of 1 sets, by 30.0 points on average.\n" in text
     assert (
         "originals have the pixels. Ahead on 1 of 3 sets, by 6.7 points on average; without "
-        "digits, on 1 of 2 sets, by 10.0 points on average. By the larger size the bundled network "
-        "gains +20.0 points on average of the sets that were seen at both, training from scratch "
-        "+0.0." in text
+        "digits, on 1 of 2 sets, by 10.0 points on average. By the larger size and what was chosen "
+        "there the bundled network gains +20.0 points on average of the sets that were seen at "
+        "both, training from scratch +0.0." in text
     )
     assert "that `auto` takes" not in scratch.section([r for r in rows if "image_size" not in r])
 

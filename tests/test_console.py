@@ -12,6 +12,7 @@ from finetune_kit import console
 
 @pytest.fixture(autouse=True)
 def switched_off():
+    console.deactivate()  # the tests of commands leave it on
     yield
     console.deactivate()
 

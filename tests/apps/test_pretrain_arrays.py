@@ -113,7 +113,7 @@ def test_a_finished_run_goes_on_with_other_images(source, tmp_path, capsys) -> N
     assert "--weights=one.weights.h5" in found["command"]
     assert found["before"] == json.loads((tmp_path / "one.json").read_text())
     assert "--arrays=source.npz" in found["before"]["arrays"]
-    steps = bundled_page._commands({"command": "last", "trained": found})[0].splitlines()
+    steps = bundled_page._commands({"command": "last", "trained": found})
     assert [step.split()[-1] for step in steps] == [
         "--arrays=source.npz", "--batch_size=16", "--data=x", "--precision=mixed_bfloat16", "last"
     ]  # fmt: skip

@@ -174,8 +174,9 @@ def test_the_bundled_network_has_cards_of_two_sizes(size, measured) -> None:
     assert np.median(np.abs(np.array(layer.moving_mean) - mean) / np.sqrt(variance)) < 0.5
 
 
-def test_the_bundled_weights_fit_into_the_wheel() -> None:
-    assert 0 < (card_folder() / "bundled.weights.h5").stat().st_size <= 4 * 2**20
+def test_the_bundled_weights_and_cards_fit_into_the_wheel() -> None:
+    assert (card_folder() / "bundled.weights.h5").stat().st_size > 0
+    assert sum(path.stat().st_size for path in card_folder().iterdir()) <= 4 * 2**20
 
 
 def card_folder():

@@ -245,9 +245,9 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
             f"The same architecture on the same images for {EPOCHS} epochs: from random weights "
             f"(`{SCRATCH}`), and from the bundled ones (`{BUNDLED}`, with a head on the last "
             f"{candidates.DEEP} stages), each at its own rate, the best on development images. "
-            "Where both were tried, they also say whether the bundled network's BatchNorm is trained; "
-            "from scratch it is. Accuracy in per cent on the test images; the difference is paired "
-            "by draw, with Student's 95 % interval.",
+            "Where both were tried, they also say whether the bundled network's BatchNorm is "
+            "trained; from scratch it is. Accuracy in per cent on the test images; the difference "
+            "is paired by draw, with Student's 95 % interval.",
             *parts,
             *_as_auto(lines),
             markdown.machines(lines),

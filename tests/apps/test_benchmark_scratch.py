@@ -140,6 +140,21 @@ def test_at_a_larger_size_sets_have_to_have_the_pixels(tmp_path, monkeypatch) ->
     assert [c.image_size for c in told[10:]] == [32] * 10
 
 
+def test_rows_of_other_weights_choose_no_setting(tmp_path, monkeypatch) -> None:
+    coloured.write(tmp_path / "sets" / "near")
+    monkeypatch.setattr(loading, "load", lambda config: config)
+    monkeypatch.setattr(trained, "score", lambda method, config: {"accuracy": 0.5})
+    rows = tmp_path / "rows.jsonl"
+    old = row("tuning", scratch.BUNDLED, "near", 0, 0.9, rate=7e-4, per_class=3, weights="old")
+    records.append_lines(rows, [old])
+    scratch.measure(
+        scratch.Config(data_root=str(tmp_path / "sets"), sets="near", per_class="3", seeds=2,
+                       rows=str(rows), workdir=str(tmp_path / "work"))
+    )  # fmt: skip
+    runs = [r for r in records.load_lines(rows) if r["kind"] == "run"]
+    assert len(runs) == 4 and 7e-4 not in {r["rate"] for r in runs}
+
+
 def test_both_sides_are_told_what_the_page_says_and_other_weights_are_measured_anew(
     tmp_path, monkeypatch
 ) -> None:

@@ -83,6 +83,15 @@ def test_half_of_the_images_are_grey_and_most_show_a_clear_character() -> None:
     assert np.median(ranges) > characters.LEAST_CONTRAST
 
 
+def test_a_character_differs_from_its_ground_in_brightness() -> None:
+    ink = np.zeros((characters.SIDE,) * 2)
+    ink[:, ::2] = 1  # every other column, so that ground of all places is seen
+    for seed in range(60):
+        pixels = characters._coloured(ink, np.random.default_rng(seed)).astype(float)
+        gap = abs(pixels[:, ::2].mean() - pixels[:, 1::2].mean())
+        assert gap > characters.LEAST_CONTRAST - 3  # noise is cut off at black and white
+
+
 def test_classes_are_told_apart_by_their_strokes() -> None:
     n, kinds = 60, [characters.CHARACTERS.index(c) for c in "017EX"]
     images = np.array([characters.image(k, i) for k in kinds for i in range(n)], float)

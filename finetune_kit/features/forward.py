@@ -1,17 +1,17 @@
 """One forward pass of a model over batches."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 if TYPE_CHECKING:
-    import keras
-
     from finetune_kit.data.types import Split
 
+Progress = Callable[[int], None]  # is told of so many more images
 TIMED, MORE, REPEATS = 32, 4, 3  # images of a batch that is timed, batches at most, how often
 
 
@@ -35,6 +35,20 @@ def run(
     if getattr(model.predict_function, "input_signature", None) != signature:
         model.predict_function = _step(model, signature)
     return model.predict(batches, verbose=0, callbacks=list(callbacks))
+
+
+class Reporter(keras.callbacks.Callback):
+    """Tells how many images each batch held that `run` has seen."""
+
+    def __init__(self, images: int, batch_size: int, progress: Progress) -> None:
+        super().__init__()
+        self._left, self._batch_size, self._progress = images, batch_size, progress
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Tells of a batch."""
+        count = min(self._batch_size, self._left)
+        self._left -= count
+        self._progress(count)
 
 
 def timed(model: "keras.Model", split: "Split") -> tuple[float, float]:

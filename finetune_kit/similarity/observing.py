@@ -1,7 +1,6 @@
 """One forward pass over images: what every depth of a backbone sees of each of them."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -14,8 +13,6 @@ from finetune_kit.features import forward
 if TYPE_CHECKING:
     from finetune_kit.backbones.types import Backbone
     from finetune_kit.data.types import Split
-
-Progress = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +97,11 @@ class Observer:
         self._model = keras.Model(backbone.model.inputs[0], [outputs, features])
 
     def observe(
-        self, split: "Split", *, batch_size: int = 64, progress: Progress | None = None
+        self, split: "Split", *, batch_size: int = 64, progress: forward.Progress | None = None
     ) -> Observation:
         """Returns what is seen of a split; see `observe`."""
         batches = data.evaluation_batches(split, batch_size=batch_size)
-        callbacks = [_Reporter(len(split), batch_size, progress)] if progress else []
+        callbacks = [forward.Reporter(len(split), batch_size, progress)] if progress else []
         return self._named(forward.run(self._model, batches, callbacks=callbacks))
 
     def _named(self, values: Any) -> Observation:
@@ -123,7 +120,7 @@ def observe(
     split: "Split",
     *,
     batch_size: int = 64,
-    progress: Progress | None = None,
+    progress: forward.Progress | None = None,
 ) -> Observation:
     """Returns what every depth of a backbone sees of every image, in one forward pass.
 
@@ -162,16 +159,3 @@ def _average(x: Any) -> Any:
         # On a CPU ten times as fast as a reduction over two inner axes.
         return keras.ops.average_pool(x, tuple(x.shape[1:3]), strides=1, padding="valid")
     return keras.ops.mean(x, axis=tuple(range(1, len(x.shape) - 1)), keepdims=True)
-
-
-class _Reporter(keras.callbacks.Callback):
-    """Tells how many images each batch held."""
-
-    def __init__(self, images: int, batch_size: int, progress: Progress) -> None:
-        super().__init__()
-        self._left, self._batch_size, self._progress = images, batch_size, progress
-
-    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        count = min(self._batch_size, self._left)
-        self._left -= count
-        self._progress(count)

@@ -59,8 +59,7 @@ def gradients_at_probe(
     """
     before = snapshots.take(classifier.model.variables)
     try:
-        if options.batch_norm_statistics == "target":
-            statistics.re_estimate(classifier, split, seed=options.seed)
+        statistics.prepare(classifier, (), split, options)
         num_classes = int(classifier.model.output_shape[-1])
         store = features.ActivationStore(batch_size=options.batch_size)
         kept = prefixes.Prefixes(classifier, (), options, store)

@@ -10,7 +10,7 @@ from finetune_kit import checks
 from finetune_kit.training import presets
 
 IMBALANCE = ("none", "weights", "sampling")
-STATISTICS = ("source", "target")
+STATISTICS = ("source", "target", "auto")
 LEAST_WISE = 0.01  # less is the probe itself, for the price of fine-tuning
 
 
@@ -38,7 +38,8 @@ class Options:
             shows every class equally often.
         batch_norm_statistics: "target" measures the moving statistics of BatchNorm anew before the
             first phase, on all training images without their labels, those that a fold holds out
-            included (Li et al., 2016, AdaBN); "source" keeps those of the weights.
+            included (Li et al., 2016, AdaBN); "source" keeps those of the weights; "auto" is
+            "target" where BatchNorm of all pretrained stages trains, else "source".
         views: Augmented views an image in all, taken in turn from epoch to epoch; 0 draws new ones
             in every epoch. With few views, frozen stages run once a view and not once an epoch.
         keep_activations: Whether what frozen stages make of an image is kept, where it stays the

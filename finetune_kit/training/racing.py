@@ -140,8 +140,7 @@ def cross_validated_errors(
     bar = progress or console.Progress()
     variables = contender.classifier.model.variables
     before = snapshots.take(variables)
-    if settings.batch_norm_statistics == "target":
-        statistics.re_estimate(contender.classifier, train, seed=settings.seed)
+    statistics.prepare(contender.classifier, contender.phases, train, settings)
     way = course.Course(contender.classifier, contender.phases, settings, num_classes=num_classes)
     try:
         return np.concatenate(

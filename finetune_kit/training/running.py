@@ -82,8 +82,7 @@ def run(
     if images.validation is None:
         # Folds are compared epoch by epoch, so each has to run them all.
         settings = dataclasses.replace(settings, patience=0)
-    if settings.batch_norm_statistics == "target":
-        statistics.re_estimate(classifier, images.train, seed=settings.seed)
+    statistics.prepare(classifier, phases, images.train, settings)
     way = course.Course(classifier, phases, settings, num_classes=images.num_classes,
                         listeners=callbacks, companion=companion, store=activations)  # fmt: skip
     board = tensorboard.Board(tensorboard_dir, phases)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from finetune_kit import data
+from finetune_kit import console, data
 from finetune_kit.data import order, sizes
 from finetune_kit.features import forward
 from finetune_kit.training import views
@@ -15,6 +15,8 @@ from finetune_kit.training import views
 if TYPE_CHECKING:
     from finetune_kit.backbones.classifier import Classifier
     from finetune_kit.data.types import Split
+    from finetune_kit.strategy.phases import Phase
+    from finetune_kit.training.options import Options
 
 # The statistics forget what they began with e-fold in this share of a phase. With Keras' momentum
 # of 0.99 the 200 steps of a small set would leave an eighth of it, which is worse than guessing
@@ -38,6 +40,30 @@ def shorten_memory(layers: Iterable[Any], *, steps: int) -> None:
     for layer in layers:
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             layer.momentum = min(layer.momentum, longest)
+
+
+def prepare(
+    classifier: "Classifier", phases: "Iterable[Phase]", split: "Split", options: "Options"
+) -> None:
+    """Measures the moving statistics anew where the options of a run ask for it.
+
+    Args:
+        classifier: Its moving statistics may be overwritten.
+        phases: Of the run.
+        split: Images to measure on.
+        options: "auto" asks for it where BatchNorm of all pretrained stages trains: they will
+            normalise by batches of these images, which should be no shock to a head that was
+            solved before. What a phase leaves frozen keeps its statistics.
+    """
+    how = options.batch_norm_statistics
+    if how == "auto":
+        trains = any(
+            phase.batch_norm == "trainable" and all(phase.multipliers.values()) for phase in phases
+        )
+        within = views.hidden_batch_norms(classifier.backbone.model)
+        how = "target" if trains and classifier.backbone.weights != "none" and not within else ""
+    if how == "target":
+        re_estimate(classifier, split, seed=options.seed)
 
 
 def re_estimate(classifier: "Classifier", split: "Split", *, seed: int) -> None:
@@ -75,7 +101,9 @@ def re_estimate(classifier: "Classifier", split: "Split", *, seed: int) -> None:
     # Neighbours in a folder are of one class; a batch should be like the whole.
     shuffled = split.take(order.epoch_order(len(split), seed=seed, epoch=0))
     batches = data.evaluation_batches(shuffled, batch_size=batch_size)
-    values = forward.run(keras.Model(pixels, found), batches)
+    with console.progress("Measuring statistics", len(split)) as bar:
+        watch = [forward.Reporter(len(split), batch_size, bar.advance)]
+        values = forward.run(keras.Model(pixels, found), batches, callbacks=watch)
     counts = [min(batch_size, len(split) - start) for start in range(0, len(split), batch_size)]
     for key, uses in values.items():
         pooled = [_pooled(mean, variance, counts) for mean, variance in uses]

@@ -19,9 +19,7 @@ def rewired(model: keras.Model, replace: Callable[[Any, Any], Any]) -> keras.Mod
     Raises:
         ConfigError: A BatchNorm layer is inside another layer, where it cannot be replaced.
     """
-    flat = {id(layer) for layer in model.layers}
-    hidden = [norm.name for norm in batch_norms(model) if id(norm) not in flat]
-    if hidden:
+    if hidden := hidden_batch_norms(model):
         raise checks.ConfigError(
             "BatchNorm layers that are to work in another way must be in the graph of the network "
             f"itself. Received: {hidden[0]!r} inside another layer, and {len(hidden) - 1} more."
@@ -41,6 +39,12 @@ def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """Returns the BatchNorm layers of a model, at any depth, each once."""
     norms = (keras.layers.BatchNormalization,)
     return [layer for layer in model._flatten_layers() if isinstance(layer, norms)]
+
+
+def hidden_batch_norms(model: keras.Model) -> list[str]:
+    """Returns the names of the BatchNorm layers that are inside another layer of a model."""
+    flat = {id(layer) for layer in model.layers}
+    return [norm.name for norm in batch_norms(model) if id(norm) not in flat]
 
 
 def held(model: keras.Model) -> keras.Model:

@@ -175,6 +175,57 @@ def test_the_probe_is_solved_on_features_with_the_statistics_of_the_target() -> 
     np.testing.assert_allclose(classifier.head.get_weights()[0], solution.kernel, atol=1e-3)
 
 
+def prepared(weights: str, how: str, batch_norm: str, plan=strategy.everything) -> list[np.ndarray]:
+    """Returns the moving means of a toy that was made ready for a phase of training."""
+    split, classifier = squares.load().train, squares.classifier()
+    backbone = dataclasses.replace(classifier.backbone, weights=weights)
+    classifier = dataclasses.replace(classifier, backbone=backbone)
+    tuning = strategy.Tuning(learning_rate=0.01, epochs=1, batch_norm=batch_norm)
+    phases = (strategy.probe(GROUPS), plan(GROUPS, tuning))
+    options = dataclasses.replace(OPTIONS, batch_norm_statistics=how)
+    statistics.prepare(classifier, phases, split, options)
+    return [np.array(v) for v in classifier.model.variables if "moving_mean" in v.path]
+
+
+def test_statistics_are_measured_before_pretrained_batch_norm_trains() -> None:
+    expected = squares.classifier()
+    statistics.re_estimate(expected, squares.load().train, seed=OPTIONS.seed)
+    own = [np.array(v) for v in expected.model.variables if "moving_mean" in v.path]
+    for how, batch_norm in (("auto", "trainable"), ("target", "trainable"), ("target", "frozen")):
+        for value, other in zip(prepared("photos.h5", how, batch_norm), own, strict=True):
+            np.testing.assert_allclose(value, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "how", "batch_norm"),
+    [("photos.h5", "auto", "frozen"), ("none", "auto", "trainable"),
+     ("photos.h5", "source", "trainable")],
+)  # fmt: skip
+def test_statistics_are_left_alone_elsewhere(weights, how, batch_norm) -> None:
+    assert not any(value.any() for value in prepared(weights, how, batch_norm))
+
+
+def test_stages_that_stay_frozen_keep_their_statistics() -> None:
+    def last(groups, tuning):
+        return strategy.last_stages(groups, 1, tuning)
+
+    assert not any(value.any() for value in prepared("photos.h5", "auto", "trainable", last))
+
+
+def test_batch_norm_within_a_layer_is_left_to_the_batches() -> None:
+    inner = keras.Sequential([keras.layers.Conv2D(4, 1), keras.layers.BatchNormalization()])
+    pixels = keras.Input((squares.SIDE, squares.SIDE, 3), name="pixels")
+    model = keras.Model(pixels, inner(pixels))
+    stages = backbones.find_stages(model)
+    backbone = types.Backbone("own", model, stages, squares.SIDE, "own.h5")
+    tuning = strategy.Tuning(learning_rate=0.01, epochs=1, batch_norm="trainable")
+    classifier = backbones.attach_head(backbone, 3)
+    phases = (strategy.everything(classifier.groups, tuning),)
+    options = dataclasses.replace(OPTIONS, batch_norm_statistics="auto")
+    statistics.prepare(classifier, phases, squares.load().train, options)
+    assert not np.any(inner.layers[1].moving_mean)
+
+
 def test_a_network_without_batch_norm_trains_as_before_to_the_last_bit() -> None:
     def run(**options: str) -> list[np.ndarray]:
         keras.utils.set_random_seed(1)

@@ -129,9 +129,13 @@ def follow(job: "jobs.Job[D]", advice: Advice) -> "jobs.Job[D]":
     candidate, backbone = advice.plan.candidate, job.classifier.backbone
     stages = _head_stages(job.config, backbone, candidate)
     classifier = classifier_for(job, candidate)
+    batch_norm, statistics = advice.plan.phases[-1].batch_norm, job.config.batch_norm_statistics
+    if statistics == settings.AUTO and batch_norm == "frozen":
+        statistics = "source"
     config = dataclasses.replace(
-        job.config, plan=candidate.name, head_stages=stages, augment=advice.augment
-    )
+        job.config, plan=candidate.name, head_stages=stages, augment=advice.augment,
+        batch_norm=batch_norm, batch_norm_statistics=statistics,
+    )  # fmt: skip
     job.seconds["advice"] = advice.look.seconds + (advice.raced.seconds if advice.raced else 0.0)
     results.write_advice(advice.to_dict(), job.workdir)
     if config.tensorboard:
@@ -197,6 +201,7 @@ def _situation(loaded: "loading.Loaded[C]", timed: costs.Costs | None) -> adviso
             "augmentation": "as decided before"
             if getattr(config, "resume", False)
             else "as you said",
+            **({} if config.batch_norm == settings.AUTO else {"BatchNorm": "as you said"}),
             **loaded.why,
         },
     )

@@ -5,7 +5,10 @@ before they have been used. Starting from the solved head removes that: the firs
 improves the classifier that the features support.
 
 Use it by default, until something measured says otherwise: it keeps what the probe reaches and
-adds what the target needs.
+adds what the target needs. The bundled network gains most with `--head_stages=3
+--learning_rate=1e-3 --batch_norm=trainable --batch_norm_statistics=target`: its BatchNorm then
+follows the images, from statistics that were measured on them before the head is solved
+(docs/bundled-backbone.md).
 
 Expected: docs/recipes.md has its accuracy and seconds on seven sets, 20 images a class.
 Run:      finetune-kit finetune probe_then_finetune --data=photos --workdir=runs/1

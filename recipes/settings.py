@@ -159,7 +159,8 @@ class Source:
     )  # fmt: skip
     head_stages: int = option("Last stages whose features the head sees; 0 is all.", 1, low=0)
     batch_norm_statistics: str = option(
-        "Moving statistics of BatchNorm: the weights' own, or measured anew on the images.",
+        "Moving statistics of BatchNorm: the weights' own, or measured anew on the images; auto is "
+        "anew where all of it trains.",
         "source",
         choices=options.STATISTICS,
     )
@@ -315,6 +316,14 @@ class Choices(Training):
     augment: str = option(
         "Strength of the augmentation; auto is light, or shift where mirrored images are others.",
         AUTO, choices=(AUTO, *AUGMENTATIONS),
+    )  # fmt: skip
+    batch_norm: str = option(
+        "Whether BatchNorm layers of trained stages learn; auto as the plan has it.", AUTO,
+        choices=(AUTO, *phases.BATCH_NORM),
+    )  # fmt: skip
+    batch_norm_statistics: str = option(
+        "Moving statistics of BatchNorm: the weights' own, or measured anew on the images; auto is "
+        "anew where all of it trains.", AUTO, choices=options.STATISTICS,
     )  # fmt: skip
     time_budget: str = option(
         "Time for the whole run, as in 90s or 5m; shortens the plan. Empty is no limit.", ""

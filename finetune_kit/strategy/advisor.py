@@ -7,6 +7,7 @@ experience, the text decides.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ from finetune_kit.strategy import explaining, phases, plans
 # good adviser is allowed to be.
 TIE = 0.0025
 TEXT_FIRST = "head"  # the candidate of S12's first case
+# Images a step below which nothing says what training BatchNorm gains: its error grows as batches
+# shrink (Wu & He, 2018, "Group Normalization", abstract), and the study's had 25 to 32 images.
+FEWEST_OF_BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,8 @@ class Setting:
 
     Attributes:
         groups: The backbone's stages from input to output, then `head`.
-        tuning: How what opens is trained; its rate and epochs are those of a plan of factor 1.
+        tuning: How what opens is trained; its rate and epochs are those of a plan of factor 1, and
+            "auto" leaves BatchNorm to the plans.
         batch_size: Images a step.
         rate_given: Whether the rate was given, so that no plan may multiply it.
         batch_norm_layers: Whether the backbone has BatchNorm layers that could be tuned.
@@ -126,16 +131,9 @@ def advise(
         ConfigError: No such candidate.
     """
     known = (experience := experience or experience_lib.read()).gains(evidence)
-    ways = {
-        name: dataclasses.replace(way, rate=1.0) if setting.rate_given else way
-        for name, way in candidates_lib.CANDIDATES.items()
-        if _possible(way, evidence, setting)
-    }
-    gains = {name: known[name] for name in ways if name in known}
+    ways = _ways(known, evidence, setting, plan)
+    gains = {name: known.get(name, 0.0) for name in ways if name in known or name == plan}
     built = {name: _fit(way, evidence, setting) for name, way in ways.items()}
-    if plan:
-        checks.one_of("plan", plan, built)
-        gains.setdefault(plan, 0.0)
     affordable = {name: gain for name, gain in gains.items() if built[name]} or gains
     order = [name for name in ordered(affordable, evidence, experience) if name != plan]
     order = [plan, *order] if plan else order
@@ -221,9 +219,67 @@ def _text(
 def _possible(
     candidate: candidates_lib.Candidate, evidence: evidence_lib.Evidence, setting: Setting
 ) -> bool:
-    if candidate.opens == "batch_norm" and not setting.batch_norm_layers:
-        return False
-    return evidence.pretrained or candidate.start == "random"
+    if candidate.start == "random":
+        return True
+    for_norms = candidate.opens == "batch_norm" or candidate.batch_norm == "trainable"
+    return evidence.pretrained and (setting.batch_norm_layers or not for_norms)
+
+
+def _ways(
+    known: Mapping[str, float], evidence: evidence_lib.Evidence, setting: Setting, plan: str
+) -> dict[str, candidates_lib.Candidate]:
+    """Returns the candidates to choose from, with the rates that they have here.
+
+    Args:
+        known: Candidate to expected gain.
+        evidence, setting: Of `advise`.
+        plan: Name of one that is among them whatever a rule says; "" is none.
+
+    Raises:
+        ConfigError: It is impossible here, or no candidate.
+    """
+    ways = {
+        name: dataclasses.replace(way, rate=1.0) if setting.rate_given else way
+        for name, way in candidates_lib.CANDIDATES.items()
+        if _possible(way, evidence, setting) and (name == plan or _allowed(way, evidence, setting))
+    }
+    if plan:
+        checks.one_of("plan", plan, candidates_lib.CANDIDATES)
+    if plan and plan not in ways:
+        needed = "BatchNorm layers" if evidence.pretrained else "pretrained weights"
+        raise checks.ConfigError(
+            f"This plan needs a backbone with {needed}. {checks.received(plan=plan)}"
+        )
+    return _distinct(ways, evidence, setting, {**known, plan: math.inf})
+
+
+def _distinct(
+    ways: Mapping[str, candidates_lib.Candidate],
+    evidence: evidence_lib.Evidence,
+    setting: Setting,
+    worth: Mapping[str, float],
+) -> dict[str, candidates_lib.Candidate]:
+    """Returns one candidate, that of the highest worth, of those that flags have made equal."""
+    found: list[tuple[Any, ...]] = []
+    kept = {}
+    for name in sorted(ways, key=lambda name: -worth.get(name, -math.inf)):
+        way = ways[name]
+        sequence = way.phases(setting.groups, setting.tuning, shift=evidence.shift)
+        if (what := (way.start, way.head_stages, sequence)) not in found:
+            found.append(what)
+            kept[name] = way
+    return kept
+
+
+def _allowed(
+    candidate: candidates_lib.Candidate, evidence: evidence_lib.Evidence, setting: Setting
+) -> bool:
+    """Returns whether nothing speaks against training BatchNorm, where that makes the plan."""
+    if candidate.start == "random" or candidate.batch_norm == "frozen":
+        return True
+    enough = min(setting.batch_size, evidence.images) >= FEWEST_OF_BATCH
+    said = setting.tuning.batch_norm
+    return enough if said == plans.AUTO else said == "trainable"
 
 
 def _fit(

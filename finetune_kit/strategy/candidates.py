@@ -35,6 +35,7 @@ class Candidate:
         rate: Factor on the peak rate.
         start: "probe" solves the head first, "random_head" does not, "random" draws the whole
             network.
+        batch_norm: What "auto" means for BatchNorm under this plan, "frozen" or "trainable".
     """
 
     name: str
@@ -44,10 +45,12 @@ class Candidate:
     ratio: float = 1.0
     rate: float = 1.0
     start: str = "probe"
+    batch_norm: str = "frozen"
 
     def __post_init__(self) -> None:
         checks.one_of("opens", self.opens, OPENED)
         checks.one_of("start", self.start, STARTS)
+        checks.one_of("batch_norm", self.batch_norm, phases.BATCH_NORM)
 
     @property
     def trains(self) -> bool:
@@ -73,8 +76,7 @@ class Candidate:
         if not self.trains:
             return first
         tuning = dataclasses.replace(tuning, learning_rate=self.rate * tuning.learning_rate)
-        if self.start == "random":
-            tuning = dataclasses.replace(tuning, batch_norm="trainable")
+        tuning = dataclasses.replace(tuning, batch_norm=self._batch_norm(tuning.batch_norm))
         if self.opens == "last":
             return (*first, plans.last_stages(groups, 1, tuning, name="finetune"))
         if self.opens == "one":
@@ -85,6 +87,11 @@ class Candidate:
             phase = plans.everything(groups, tuning)
             return (*first, dataclasses.replace(phase, layers="batch_norm"))
         return (*first, plans.discriminative(groups, self.ratio, tuning))
+
+    def _batch_norm(self, said: str) -> str:
+        """Returns "frozen" or "trainable": as was said, unless the plan decides or must."""
+        # Of random weights, the statistics are of nothing.
+        return self.batch_norm if said == plans.AUTO or self.start == "random" else said
 
 
 CANDIDATES = {
@@ -101,6 +108,8 @@ CANDIDATES = {
                   head_stages=DEEP),
         Candidate(name="bold_finetune", title="multi-depth probe, then every stage, fast",
                   head_stages=DEEP, rate=BOLD),
+        Candidate(name="bold_batch_norm", title="multi-depth probe, then all and BatchNorm, fast",
+                  head_stages=DEEP, rate=BOLD, batch_norm="trainable"),
         Candidate(name="by_depth", title="multi-depth probe, then rates by depth",
                   head_stages=DEEP, ratio=DEPTH_RATIO, rate=BOLD),
         Candidate(name="surgical", title="probe, then one stage",
@@ -109,7 +118,7 @@ CANDIDATES = {
                   head_stages=DEEP, opens="batch_norm"),
         Candidate(name="full", title="every stage from a random head", start="random_head"),
         Candidate(name="scratch", title="every stage from random weights", start="random",
-                  rate=BOLD),
+                  rate=BOLD, batch_norm="trainable"),
     )
 }  # fmt: skip
 

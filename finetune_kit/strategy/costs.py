@@ -11,6 +11,9 @@ from finetune_kit.strategy import phases
 # Backward, a layer's work is twice that of forward: gradients of its input and of its weights
 # (Hobbhahn & Sevilla, 2021, "What's the backward-forward FLOP ratio for neural networks?").
 BACKWARD = 2.0
+# What a step takes where BatchNorm trains, over what it takes where it does not: 1.2 to 1.5 on CPUs
+# (the bundled network's seconds in docs/results/scratch.jsonl, MobileNet's in docs/step.md).
+BATCH_NORM = 1.4
 FEWEST_STEPS = 40  # below, a warm-up and a schedule have no room: the head alone is better
 
 
@@ -58,7 +61,11 @@ class Costs:
         shown = repeated_views(phase, self.views) if self.keep else 0
         every, backward = operations(self.shares, opened, kept=False)
         run, _ = operations(self.shares, opened, kept=bool(shown))
-        return self.forward * shown * (every - run), self.forward * (run + backward)
+        once, each = shown * (every - run), run + backward
+        if phase.batch_norm == "trainable":
+            # One pass more measures the statistics, where every stage trains.
+            once, each = once + all(opened), BATCH_NORM * each
+        return self.forward * once, self.forward * each
 
     def total(self, plan: Sequence[phases.Phase], images: int) -> float:
         """Returns seconds from the beginning of the run to its report."""

@@ -8,14 +8,14 @@ from finetune_kit.strategy import evidence as evidence_lib
 from finetune_kit.strategy import experience as experience_lib
 from finetune_kit.strategy.phases import HEAD, Phase
 
+EVERY_STAGE = ("finetune", "deep_finetune", "bold_finetune", "bold_batch_norm", "by_depth")
 # Which candidates the source text has in mind for each of its cases; what lies between cases
 # contradicts none.
 TEXTBOOK = {
     "little data, similar": ("head", "deep_head", "last_stage"),
-    "much data, similar": ("last_stage", "finetune", "deep_finetune", "bold_finetune", "by_depth"),
-    "much data, dissimilar": ("finetune", "deep_finetune", "bold_finetune", "by_depth", "full",
-                             "scratch"),
-    "little data, dissimilar": ("finetune", "deep_finetune", "bold_finetune", "by_depth"),
+    "much data, similar": ("last_stage", *EVERY_STAGE),
+    "much data, dissimilar": (*EVERY_STAGE, "full", "scratch"),
+    "little data, dissimilar": EVERY_STAGE,
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from finetune_kit.strategy import phases, schedules
 Phase = phases.Phase
 Schedule = schedules.Schedule
 CONSTANT = Schedule("constant")
+AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Tuning:
         learning_rate: Peak rate.
         epochs: Passes over the training images.
         schedule: How the rate moves.
-        batch_norm: "frozen" or "trainable".
+        batch_norm: "frozen" or "trainable"; "auto" for the plans of an advisor, which say it.
         augment: Level of augmentation.
     """
 

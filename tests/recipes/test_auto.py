@@ -45,6 +45,8 @@ def test_the_advice_stands_in_its_file_in_the_report_and_on_the_page(finished) -
     assert report["advice"] == advice
     assert advice["plan"]["plan"] == "by_depth" == report["config"]["plan"]
     assert report["config"]["head_stages"] == CANDIDATES["by_depth"].head_stages
+    assert report["config"]["batch_norm"] == "frozen"
+    assert report["config"]["batch_norm_statistics"] == "source"
     assert 0 <= advice["similarity"]["value"]["value"] <= 1
     assert len(advice["task_fit"]["stages"]) == len(report["backbone"]["stages"])
     page = (workdir / "report.html").read_text()
@@ -83,6 +85,32 @@ def test_a_plan_trains_the_same_weights_as_the_recipe_it_is(photos, tmp_path) ->
     )
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+def test_batch_norm_trains_from_the_statistics_of_the_images(photos, tmp_path) -> None:
+    report = auto.run(config(photos, tmp_path / "auto", plan="bold_batch_norm"))
+    assert report.config["batch_norm"] == "trainable"
+    method = probe_then_finetune
+    method.run(method.Config(
+        data=photos, workdir=str(tmp_path / "recipe"), head_stages=3, batch_norm="trainable",
+        batch_norm_statistics="target", **QUICK,
+    ))  # fmt: skip
+    ours, theirs = (
+        results.load_model(tmp_path / name)[0].get_weights() for name in ("auto", "recipe")
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_flags_overrule_what_a_plan_says_of_batch_norm(photos, tmp_path, loaded) -> None:
+    said = loading.load(config(photos, tmp_path, batch_norm="trainable"))
+    known = looking.counted(said)
+    plan = advising.planned(said, known, plan="by_depth")
+    assert plan.phases[-1].batch_norm == "trainable"
+    reasons = {line.what: line.reason for line in plan.decisions}
+    assert reasons["BatchNorm"] == "as you said"
+    plan = advising.planned(loaded, known, plan="by_depth")
+    assert plan.phases[-1].batch_norm == "frozen"
 
 
 def test_from_scratch_begins_at_random_weights(loaded) -> None:

@@ -16,7 +16,10 @@ GROUPS = ("stem", "stage_1", "stage_2", "stage_3", "head")
 SETTING = advisor.Setting(
     groups=GROUPS,
     tuning=strategy.Tuning(
-        learning_rate=3e-4, epochs=30, schedule=strategy.Schedule("cosine", warmup_epochs=1.0)
+        learning_rate=3e-4,
+        epochs=30,
+        schedule=strategy.Schedule("cosine", warmup_epochs=1.0),
+        batch_norm="auto",
     ),
     costs=Costs(forward=0.001, trace=4.0, others=3.0, spent=5.0, shares=(0.4, 0.3, 0.2, 0.1)),
     why={"epochs": "30 epochs: 400 steps", "rates": "learning rate 0.0003: small body"},
@@ -82,6 +85,15 @@ def test_a_plan_that_is_named_is_taken_and_said_so() -> None:
         advise(plan="by_dept")
 
 
+def test_a_named_plan_that_is_impossible_is_refused_with_the_reason() -> None:
+    without = dataclasses.replace(SETTING, batch_norm_layers=False)
+    for plan in ("batch_norm", "bold_batch_norm"):
+        with pytest.raises(checks.ConfigError, match="with BatchNorm layers. Received: plan="):
+            advise(setting=without, plan=plan)
+    with pytest.raises(checks.ConfigError, match="with pretrained weights. Received: plan='head'"):
+        advise(evidence(pretrained=False), plan="head")
+
+
 def test_without_pretrained_weights_there_is_nothing_but_training_from_scratch() -> None:
     plan = advise(evidence(pretrained=False), by_depth=0.05)
     assert plan.candidate.name == "scratch"
@@ -94,6 +106,50 @@ def test_batch_norm_layers_are_tuned_only_where_there_are_some() -> None:
     assert advise(batch_norm=0.2).candidate.name == "batch_norm"
     without = dataclasses.replace(SETTING, batch_norm_layers=False)
     assert advise(setting=without, batch_norm=0.2).candidate.name == "deep_head"
+
+
+def with_tuning(**values):
+    return dataclasses.replace(SETTING, tuning=dataclasses.replace(SETTING.tuning, **values))
+
+
+def test_a_plan_trains_batch_norm_unless_a_flag_or_the_network_says_otherwise() -> None:
+    plan = advise(bold_batch_norm=0.05, by_depth=0.03)
+    assert plan.candidate.name == "bold_batch_norm"
+    assert value_of(plan, "BatchNorm") == "trainable"
+    assert "have to become those of these images" in reason_of(plan, "BatchNorm")
+    without = dataclasses.replace(SETTING, batch_norm_layers=False)
+    for setting in (without, with_tuning(batch_norm="frozen")):
+        other = advise(setting=setting, bold_batch_norm=0.05, by_depth=0.03)
+        assert other.candidate.name == "by_depth"
+        assert "bold_batch_norm" not in other.choice.gains
+    random = advise(evidence(pretrained=False), without, bold_batch_norm=0.05)
+    assert random.phases[-1].batch_norm == "trainable"
+
+
+@pytest.mark.parametrize(("batch_size", "images"), [(15, 200), (32, 15)])
+def test_batches_that_are_too_small_for_their_statistics_train_no_batch_norm(
+    batch_size, images
+) -> None:
+    small, known = dataclasses.replace(SETTING, batch_size=batch_size), evidence(images=images)
+    plan = advise(known, small, bold_batch_norm=0.05, by_depth=0.03)
+    assert plan.candidate.name == "by_depth"
+    named = advise(known, small, plan="bold_batch_norm", bold_batch_norm=0.05)
+    assert named.phases[-1].batch_norm == "trainable"
+    assert "+5.0 points" in reason_of(named, "method")
+    enough = dataclasses.replace(SETTING, batch_size=16)
+    assert advise(evidence(images=16), enough, bold_batch_norm=0.05).candidate.name == (
+        "bold_batch_norm"
+    )
+
+
+def test_of_plans_that_a_flag_has_made_equal_one_is_left() -> None:
+    given = dataclasses.replace(SETTING, rate_given=True)
+    gains = {"deep_finetune": 0.05, "bold_finetune": 0.049, "last_stage": 0.03}
+    plan = advise(setting=given, **gains)
+    assert (plan.candidate.name, plan.runner_up.name) == ("deep_finetune", "last_stage")
+    named = advise(setting=given, plan="bold_finetune", **gains)
+    assert (named.candidate.name, named.runner_up.name) == ("bold_finetune", "last_stage")
+    assert advise(**gains).runner_up.name == "bold_finetune"
 
 
 def test_a_rate_that_was_given_is_not_multiplied() -> None:

@@ -1,5 +1,7 @@
 """The plans to choose from, as phases."""
 
+import dataclasses
+
 import pytest
 
 from finetune_kit import checks, strategy
@@ -60,6 +62,16 @@ def test_from_scratch_nothing_is_solved_and_batch_norm_learns() -> None:
     assert not phases_of("full")[0].solved
 
 
+def test_a_plan_says_whether_batch_norm_trains_where_nobody_else_does() -> None:
+    last = phases_of("bold_batch_norm")[-1]
+    assert (last.batch_norm, last.learning_rate) == ("frozen", pytest.approx(BOLD * 3e-4))
+    unsaid = dataclasses.replace(TUNING, batch_norm="auto")
+    found = {name: way.phases(GROUPS, unsaid)[-1].batch_norm for name, way in CANDIDATES.items()}
+    assert {name for name in found if found[name] == "trainable"} == {"bold_batch_norm", "scratch"}
+    trained = dataclasses.replace(TUNING, batch_norm="trainable")
+    assert CANDIDATES["by_depth"].phases(GROUPS, trained)[-1].batch_norm == "trainable"
+
+
 def test_batch_norm_alone_trains_in_every_stage_and_keeps_its_statistics() -> None:
     last = phases_of("batch_norm")[-1]
     assert (last.layers, last.batch_norm) == ("batch_norm", "frozen")
@@ -78,3 +90,5 @@ def test_unknown_words_are_refused() -> None:
         Candidate(name="x", title="x", opens="everything")
     with pytest.raises(checks.ConfigError, match="start"):
         Candidate(name="x", title="x", start="zero")
+    with pytest.raises(checks.ConfigError, match="batch_norm"):
+        Candidate(name="x", title="x", batch_norm="learned")

@@ -88,6 +88,14 @@ def test_the_last_batch_of_an_epoch_is_a_step_too() -> None:
     assert steps(100, 32, 3) == 12
 
 
+def test_steps_that_train_batch_norm_take_longer_by_what_was_measured() -> None:
+    tuning = strategy.Tuning(learning_rate=1e-3, epochs=10, batch_norm="auto")
+    plan = CANDIDATES["bold_batch_norm"].phases(GROUPS, tuning)
+    assert COSTS.train(plan, 100) == pytest.approx(5.0 + 100 * 0.01 + 1.4 * 10 * 100 * 0.03)
+    some = (strategy.last_stages(GROUPS, 1, dataclasses.replace(tuning, batch_norm="trainable")),)
+    assert COSTS.train(some, 100) == pytest.approx(5.0 + 1.4 * 10 * 100 * 0.01 * (1 + 2 * 0.2))
+
+
 def test_negative_times_are_refused() -> None:
     with pytest.raises(checks.ConfigError, match="forward"):
         Costs(forward=-1.0, trace=0.0, others=0.0, spent=0.0, shares=(1.0,))

@@ -26,6 +26,10 @@ LABELS_AT = 20.0  # images a class at which the feature `labels` is 0
 # Weight of the prior that a feature does not matter, in draws. With three seeds and two numbers of
 # labels a set, a slope needs the support of several sets.
 RIDGE = 30.0
+# Of `breadth`, which is one number for a network: it tells kinds of networks apart as an intercept
+# of their own would. Drawn to 0 as the others are, what one kind gains by a plan would be promised
+# to the other.
+RIDGE_OF_NETWORK = 1.0
 CLOSE = 0.01  # accuracy within which a plan counts as good as the best
 
 
@@ -176,7 +180,8 @@ def _learn(cells: Sequence[Cell], residuals: tuple[Mapping[str, float], ...]) ->
 def _ridge(rows: np.ndarray, gains: np.ndarray) -> np.ndarray:
     """Returns the intercept, which is free, and the slopes, which are drawn to 0."""
     design = np.column_stack([np.ones(len(rows)), rows])
-    penalty = np.diag([0.0, *([RIDGE] * rows.shape[1])])
+    ridges = [RIDGE_OF_NETWORK if name == "breadth" else RIDGE for name in FEATURES]
+    penalty = np.diag([0.0, *ridges])
     return np.asarray(np.linalg.solve(design.T @ design + penalty, design.T @ gains))
 
 

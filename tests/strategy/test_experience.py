@@ -44,10 +44,22 @@ def test_gains_are_those_of_a_ridge_regression_on_standardised_features() -> Non
     ])  # fmt: skip
     standard = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     gains = [c.accuracies["finetune"] - 0.5 for c in cells]
+    # A column that is s times as long is drawn to 0 by s squared less.
+    standard[:, 4] *= np.sqrt(experience.RIDGE / experience.RIDGE_OF_NETWORK)
     reference = Ridge(alpha=experience.RIDGE).fit(standard, gains)
     learned = experience.learn(cells)
     expected = [learned.gains(c.evidence)["finetune"] for c in cells]
     np.testing.assert_allclose(expected, reference.predict(standard), atol=1e-9)
+
+
+def test_what_one_kind_of_network_gains_is_not_promised_to_another() -> None:
+    gains = {10: 0.2, 1000: 0.0}
+    cells = [cell(f"set{i}", classes=classes, finetune=0.5 + gains[classes])
+             for i, classes in enumerate([10, 1000, 1000, 1000] * 4)]  # fmt: skip
+    learned = experience.learn(cells)
+    for classes, gain in gains.items():
+        expected = learned.gains(cell("x", classes=classes).evidence)["finetune"]
+        assert expected == pytest.approx(gain, abs=0.01)
 
 
 def test_the_reference_gains_nothing_over_itself() -> None:

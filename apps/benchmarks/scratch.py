@@ -4,10 +4,11 @@
 
 Both train the same architecture on the same images for as many epochs, each at a rate of its own,
 chosen on development images (`cases.develop`) by number of labels and size of the images, as is
-whether the bundled network's BatchNorm is trained, which random weights need anyway; then
+whether and how the bundled network's BatchNorm is trained, which random weights need anyway; then
 every set's test images are scored once a draw. Every finished run is a row; the same command does
 what is missing. `--image_size=64` compares on sets whose originals have as many pixels: there,
-`auto` looks at twice the default size.
+`auto` looks at twice the default size. `--augment=shift` shows no mirrored images, as `auto` does
+where they would be others.
 """
 
 import dataclasses
@@ -29,15 +30,28 @@ from recipes import settings
 
 EPOCHS = 100  # of both: three times what fine-tuning takes, since random weights need them
 SCRATCH, BUNDLED = "from_scratch", "probe_then_finetune"
-Setting = tuple[float, str]  # rate; `--batch_norm`, "" for what the recipe does unless told
-TRAINED = "trainable"
+Setting = tuple[float, str]  # rate, and one of `BATCH_NORM`
+TRAINED, ANEW = "trainable", "anew"
+# How BatchNorm is treated: "" is what the recipe does unless told.
+BATCH_NORM: dict[str, dict[str, str]] = {
+    "": {},
+    TRAINED: {"batch_norm": "trainable"},
+    ANEW: {"batch_norm": "trainable", "batch_norm_statistics": "target"},
+}
+SHOWN = {
+    "": "",
+    TRAINED: ", with BatchNorm",
+    ANEW: ", with BatchNorm, whose statistics are measured anew first",
+}
 # Of the bundled network, the default of its size and that of the bold plans.
 TRIED: dict[str, tuple[Setting, ...]] = {
     SCRATCH: ((3e-4, ""), (1e-3, ""), (3e-3, "")),
-    BUNDLED: ((3e-4, ""), (1e-3, ""), (1e-3, TRAINED)),
+    BUNDLED: ((3e-4, ""), (1e-3, ""), (1e-3, TRAINED), (1e-3, ANEW)),
 }
 DIGITS = "digits"  # written from scikit-learn, beside the sets of the folder
 SIZE = catalogue.image_size(catalogue.BUNDLED)  # of rows that say none
+AUGMENT = "light"  # of rows that say none
+Place = tuple[str, int]  # augmentation, and size: what is compared only with its like
 ENOUGH = 50  # originals by which a set's size is told
 
 
@@ -51,6 +65,9 @@ class Config:
     sets: str = settings.option("Names of sets, with commas; empty is all.", "")
     per_class: str = settings.option("Labelled images a class, with commas.", "5,20")
     image_size: int = settings.option("Side of the images in pixels.", SIZE, low=SIZE)
+    augment: str = settings.option(
+        "Strength of the augmentation.", AUGMENT, choices=settings.AUGMENTATIONS
+    )
     tuned_on: str = settings.option(
         "Sets whose development images choose the rates, with commas; empty is all.", ""
     )
@@ -103,7 +120,7 @@ def measure(config: Config) -> None:
     _add_rows(config, "Rates", [run for run in _tuning(config) if _key(run) not in done])
     own = [row for row in records.load_lines(config.rows)
            if row["weights"] in ("", _digest(config.weights))]  # fmt: skip
-    best = chosen(_of_size(own, config.image_size))
+    best = chosen(_at(own, (config.augment, config.image_size)))
     _add_rows(config, "Runs", [run for run in _runs(config, best) if _key(run) not in done])
 
 
@@ -122,7 +139,7 @@ def chosen(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Setting]:
     It has the highest mean accuracy over the sets, of those that all settings were tried on.
 
     Args:
-        rows: Of images of one size.
+        rows: Of one size and augmentation.
     """
     found: dict[tuple[str, int, Setting], dict[str, float]] = {}
     for row in rows:
@@ -167,7 +184,8 @@ def _run(
     rate, batch_norm = setting
     return {"kind": kind, "recipe": recipe, "weights": weights, "data": name,
             "image_size": config.image_size, "per_class": number, "seed": seed, "rate": rate,
-            **({"batch_norm": batch_norm} if batch_norm else {})}  # fmt: skip
+            **({"batch_norm": batch_norm} if batch_norm else {}),
+            **({"augment": config.augment} if config.augment != AUGMENT else {})}  # fmt: skip
 
 
 @functools.cache
@@ -200,8 +218,8 @@ def _row(config: Config, job: tuple[Mapping[str, Any], pathlib.Path]) -> dict[st
         cross_validate=False, seed=run["seed"],
         backbone=catalogue.BUNDLED, image_size=config.image_size,
         weights="none" if recipe == SCRATCH else config.weights,
-        learning_rate=run["rate"], epochs=EPOCHS,
-        **({"batch_norm": run["batch_norm"]} if "batch_norm" in run else {}),
+        learning_rate=run["rate"], epochs=EPOCHS, augment=config.augment,
+        **BATCH_NORM[run.get("batch_norm", "")],
         head_stages=1 if recipe == SCRATCH else candidates.DEEP,
     )  # fmt: skip
     return {**run, **trained.score(method, loading.load(settled)), **records.stamp()}
@@ -235,8 +253,8 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
     """
     last = [line["weights"] for line in lines if line["recipe"] == BUNDLED][-1:]
     lines = _at_best([x for x in lines if x["recipe"] == SCRATCH or x["weights"] in last])
-    known = sorted({_size(line) for line in lines if line["kind"] == "run"})
-    parts = [part for size in known for part in _at_size(_of_size(lines, size), size)]
+    known = sorted({_place(line) for line in lines if line["kind"] == "run"})
+    parts = [part for place in known for part in _at_place(_at(lines, place), place)]
     if not parts:
         return ""
     return "\n\n".join(
@@ -245,11 +263,11 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
             f"The same architecture on the same images for {EPOCHS} epochs: from random weights "
             f"(`{SCRATCH}`), and from the bundled ones (`{BUNDLED}`, with a head on the last "
             f"{candidates.DEEP} stages), each at its own rate, the best on development images. "
-            "Where both were tried, they also say whether the bundled network's BatchNorm is "
-            "trained; from scratch it is. Accuracy in per cent on the test images; the difference "
-            "is paired by draw, with Student's 95 % interval.",
+            "Where it was tried, they also say whether the bundled network's BatchNorm is trained, "
+            "and from which statistics; from scratch it is. Accuracy in per cent on the test "
+            "images; the difference is paired by draw, with Student's 95 % interval.",
             *parts,
-            *_as_auto(lines),
+            *_as_auto([line for line in lines if _place(line)[0] == AUGMENT]),
             markdown.machines(lines),
         ]
     )
@@ -257,26 +275,27 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def _at_best(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Returns the rows without runs of other settings than those that were chosen."""
-    best = {size: chosen(_of_size(lines, size)) for size in {_size(line) for line in lines}}
+    best = {place: chosen(_at(lines, place)) for place in {_place(line) for line in lines}}
     return [
         line for line in lines
         if line["kind"] != "run"
-        or _setting(line) == best[_size(line)].get((line["recipe"], line["per_class"]))
+        or _setting(line) == best[_place(line)].get((line["recipe"], line["per_class"]))
     ]  # fmt: skip
 
 
-def _at_size(lines: Sequence[Mapping[str, Any]], size: int) -> list[str]:
-    """Returns the tables of images of one size, one for every number of labels."""
+def _at_place(lines: Sequence[Mapping[str, Any]], place: Place) -> list[str]:
+    """Returns the tables of a size and an augmentation, one for every number of labels."""
+    augment, size = place
     runs, best = [line for line in lines if line["kind"] == "run"], chosen(lines)
     has = "" if size == SIZE else ", sets whose originals have as many pixels"
+    views = "" if augment == AUGMENT else f", augmentation `{augment}`"
     parts = []
     for number in sorted({run["per_class"] for run in runs}):
         own = [run for run in runs if run["per_class"] == number]
         (scratch, _), (tuned, batch_norm) = (best[recipe, number] for recipe in TRIED)
-        trains = ", with BatchNorm" if batch_norm == TRAINED else ""
         title = (
-            f"{number} labelled images a class at {size} px{has}; rates {scratch:g} and {tuned:g}"
-            f"{trains}:"
+            f"{number} labelled images a class at {size} px{has}{views}; rates {scratch:g} and "
+            f"{tuned:g}{SHOWN[batch_norm]}:"
         )
         gaps, cells = _compared(own)
         if cells:
@@ -293,7 +312,7 @@ def _as_auto(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         own = [run for run in runs if run["per_class"] == number]
         gaps: dict[str, metrics.Estimate] = {}
         for size in sorted({_size(run) for run in own}):
-            gaps |= _compared(_of_size(own, size))[0]
+            gaps |= _compared(_at(own, (AUGMENT, size)))[0]
         gains = [_by_size(own, recipe) for recipe in (BUNDLED, SCRATCH)]
         parts.append(
             f"{number} labelled images a class, each set at the size that `auto` takes, the "
@@ -353,10 +372,14 @@ def _size(row: Mapping[str, Any]) -> int:
     return int(row.get("image_size", SIZE))
 
 
-def _of_size(rows: Sequence[Mapping[str, Any]], size: int) -> list[Mapping[str, Any]]:
-    return [row for row in rows if _size(row) == size]
+def _place(row: Mapping[str, Any]) -> Place:
+    return row.get("augment", AUGMENT), _size(row)
+
+
+def _at(rows: Sequence[Mapping[str, Any]], place: Place) -> list[Mapping[str, Any]]:
+    return [row for row in rows if _place(row) == place]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     names = ("kind", "recipe", "weights", "data", "per_class", "seed")
-    return (*(row[name] for name in names), *_setting(row), _size(row))
+    return (*(row[name] for name in names), *_setting(row), *_place(row))

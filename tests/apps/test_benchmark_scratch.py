@@ -59,6 +59,11 @@ def test_runs_count_at_the_setting_that_was_chosen_alone() -> None:
     more.append({**row("tuning", scratch.BUNDLED, "a", 0, 0.7), **trained_too})
     text = scratch.section([*rows, *more])
     assert "by 40.0 points" in text and "rates 0.001 and 0.001, with BatchNorm:" in text
+    more.append({**row("tuning", scratch.BUNDLED, "a", 0, 0.8), "batch_norm": scratch.ANEW})
+    more += [{**row("run", scratch.BUNDLED, "a", seed, 0.7), "batch_norm": scratch.ANEW}
+             for seed in (0, 1)]  # fmt: skip
+    text = scratch.section([*rows, *more])
+    assert "by 50.0 points" in text and "whose statistics are measured anew first:" in text
 
 
 def test_differences_are_paired_by_draw() -> None:
@@ -112,6 +117,22 @@ def test_sizes_have_tables_of_their_own_and_a_set_counts_at_its_largest() -> Non
     assert "that `auto` takes" not in scratch.section([r for r in rows if "image_size" not in r])
 
 
+def test_without_mirrored_images_sets_have_tables_of_their_own() -> None:
+    rows = []
+    for more, rate, gap in [({}, 1e-3, 0.1), ({"augment": "shift"}, 3e-3, -0.2)]:
+        for recipe, by in [(scratch.SCRATCH, 0.0), (scratch.BUNDLED, gap)]:
+            made = [row("tuning", recipe, "a", 0, 0.5, rate=rate),
+                    *(row("run", recipe, "a", seed, 0.5 + by, rate=rate)
+                      for seed in (0, 1))]  # fmt: skip
+            rows += [{**r, **more} for r in made]
+    text = scratch.section(rows)
+    first = text.index("at 32 px; rates 0.001")
+    second = text.index("at 32 px, augmentation `shift`; rates 0.003 and 0.003:")
+    assert first < second
+    assert "Ahead on 1 of 1 sets, by 10.0 points" in text[first:second]
+    assert "Ahead on 0 of 1 sets, by -20.0 points" in text[second:]
+
+
 def test_at_a_larger_size_sets_have_to_have_the_pixels(tmp_path, monkeypatch) -> None:
     for name, side in [("small", 48), ("large", 64)]:
         for path in coloured.write(tmp_path / "sets" / name).rglob("*.png"):
@@ -132,12 +153,12 @@ def test_at_a_larger_size_sets_have_to_have_the_pixels(tmp_path, monkeypatch) ->
     assert dataclasses.replace(config, tuned_on="").tuned == ("large",)
     assert dataclasses.replace(config, image_size=32).names == ("large", "small", scratch.DIGITS)
     scratch.measure(config)
-    assert {c.image_size for c in told} == {64} and len(told) == 3 + 3 + 2 * 2
+    assert {c.image_size for c in told} == {64} and len(told) == 3 + 4 + 2 * 2
     found = records.load_lines(config.rows)
     assert {(r["kind"], r["data"]) for r in found} == {("tuning", "small"), ("run", "large")}
     # The other size is measured beside it.
     scratch.measure(dataclasses.replace(config, image_size=32, sets="large"))
-    assert [c.image_size for c in told[10:]] == [32] * 10
+    assert [c.image_size for c in told[11:]] == [32] * 11
 
 
 def test_rows_of_other_weights_choose_no_setting(tmp_path, monkeypatch) -> None:
@@ -172,22 +193,27 @@ def test_both_sides_are_told_what_the_page_says_and_other_weights_are_measured_a
         rows=str(tmp_path / "rows.jsonl"), workdir=str(tmp_path / "work"),
     )  # fmt: skip
     scratch.measure(config)
-    assert len(told) == 3 + 3 + 2 * 2 and {c.epochs for _, c in told} == {scratch.EPOCHS}
-    assert [c.batch_norm for name, c in told[:6] if name == scratch.BUNDLED] == [
-        "frozen", "frozen", "trainable"
+    assert len(told) == 3 + 4 + 2 * 2 and {c.epochs for _, c in told} == {scratch.EPOCHS}
+    tried = [c for name, c in told[:7] if name == scratch.BUNDLED]
+    assert [(c.batch_norm, c.batch_norm_statistics) for c in tried] == [
+        ("frozen", "source"), ("frozen", "source"), ("trainable", "source"),
+        ("trainable", "target"),
     ]  # fmt: skip
     assert {c.batch_norm for name, c in told if name == scratch.SCRATCH} == {"trainable"}
     scratched, tuned = (
-        {(c.learning_rate, c.weights, c.head_stages) for name, c in told[6:] if name == recipe}
+        {(c.learning_rate, c.weights, c.head_stages) for name, c in told[7:] if name == recipe}
         for recipe in scratch.TRIED
     )
     assert scratched == {(3e-3, "none", 1)} and tuned == {(1e-3, "", candidates.DEEP)}
     scratch.measure(config)
-    assert len(told) == 10
+    assert len(told) == 11
+    scratch.measure(dataclasses.replace(config, augment="shift"))
+    assert [c.augment for _, c in told] == ["light"] * 11 + ["shift"] * 11
+    del told[11:]
     other = tmp_path / "other.weights.h5"
     other.write_bytes(b"other")
     scratch.measure(dataclasses.replace(config, weights=str(other)))
-    assert [(name, c.weights) for name, c in told[10:]] == [(scratch.BUNDLED, str(other))] * 5
+    assert [(name, c.weights) for name, c in told[11:]] == [(scratch.BUNDLED, str(other))] * 6
 
 
 @pytest.mark.slow

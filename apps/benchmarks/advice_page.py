@@ -107,11 +107,13 @@ def _policies(
 ) -> dict[str, regret.Pick]:
     """Returns the policies that choose."""
     draws, others = studies[name], [d for n, of in studies.items() if n != name for d in of]
+    own = regret.network(name)
+    strangers = [d for n, of in studies.items() if regret.network(n) != own for d in of]
     policies: dict[str, regret.Pick] = {"auto": regret.advised(draws, learnt)}
     if any(draw.errors for draw in draws):
         policies["auto with a race"] = regret.advised(draws, learnt, race=True)
-    if len({draw.place[0] for draw in others}) > 2:
-        unseen = regret.learnt_without(draws, others)
+    if len({draw.place[0] for draw in strangers}) > 2:
+        unseen = regret.learnt_without(draws, strangers)
         policies["auto, network not seen"] = regret.advised(draws, unseen)
     hidden = regret.without_similarity(draws)
     teachers = regret.without_similarity([*draws, *others])

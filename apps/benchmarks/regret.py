@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -97,6 +98,15 @@ def title(protocol: Mapping[str, Any]) -> str:
     arguments = f" {protocol['backbone_args']}" if protocol["backbone_args"] else ""
     weights = protocol["weights"] or "own weights"
     return f"{protocol['backbone']}{arguments} at {protocol['image_size']} px, {weights}"
+
+
+def network(title: str) -> str:
+    """Returns the title of a network without the size of its input: who has seen one, has seen all.
+
+    Args:
+        title: Of `title`.
+    """
+    return re.sub(r" at .* px, ", ", ", title)
 
 
 def usable(draws: Iterable[Draw]) -> list[Draw]:

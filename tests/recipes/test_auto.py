@@ -11,7 +11,7 @@ from PIL import Image
 from finetune_kit import checks, data, results
 from finetune_kit.strategy.candidates import CANDIDATES
 from finetune_kit.training import racing
-from recipes import advising, auto, loading, looking, probe_then_finetune, settings
+from recipes import advising, auto, jobs, loading, looking, probe_then_finetune, settings
 from tests.recipes import coloured
 
 QUICK = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 8, "augment": "none"}
@@ -87,6 +87,13 @@ def test_a_plan_trains_the_same_weights_as_the_recipe_it_is(photos, tmp_path) ->
         np.testing.assert_array_equal(mine, other)
 
 
+def test_unsaid_statistics_are_measured_where_a_plan_trains_batch_norm(loaded) -> None:
+    plan = advising.planned(loaded, looking.counted(loaded), plan="bold_batch_norm")
+    assert plan.phases[-1].batch_norm == "trainable"
+    assert jobs.training_options(loaded.config).batch_norm_statistics == "auto"
+
+
+@pytest.mark.slow
 def test_batch_norm_trains_from_the_statistics_of_the_images(photos, tmp_path) -> None:
     report = auto.run(config(photos, tmp_path / "auto", plan="bold_batch_norm"))
     assert report.config["batch_norm"] == "trainable"

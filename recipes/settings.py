@@ -15,12 +15,12 @@ from typing import Any
 from finetune_kit import checks, data, strategy
 from finetune_kit.backbones import catalogue, kinds
 from finetune_kit.data import sizes
-from finetune_kit.strategy import candidates, phases, schedules
+from finetune_kit.strategy import candidates, phases, plans, schedules
 from finetune_kit.training import options, presets
 
 AUGMENTATIONS = tuple(data.LEVELS)
 OPTIMIZERS = tuple(presets.OPTIMIZERS)
-AUTO = "auto"
+AUTO = plans.AUTO
 CANDIDATES = tuple(candidates.CANDIDATES)
 
 

@@ -23,7 +23,8 @@ from finetune_kit.strategy import explaining, phases, plans
 TIE = 0.0025
 TEXT_FIRST = "head"  # the candidate of S12's first case
 # Images a step below which nothing says what training BatchNorm gains: its error grows as batches
-# shrink (Wu & He, 2018, "Group Normalization", abstract), and the study's had 25 to 32 images.
+# shrink (Wu & He, 2018, "Group Normalization", abstract). The study's had 25 to 32 images, but for
+# the last one of an epoch.
 FEWEST_OF_BATCH = 16
 
 
